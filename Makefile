@@ -1,0 +1,104 @@
+# The tasks of this repository. `make` alone lists them.
+#
+# Every task makes what it needs first: a virtual environment in .venv, and in it only the packages
+# of that task. A stamp file is written after each install that worked; a task whose stamps are newer
+# than pyproject.toml installs nothing. Needs a POSIX shell and GNU make 3.81 or later.
+
+SHELL         := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:                    # two pips in one environment would get in each other's way
+
+VENV := .venv
+BIN  := $(VENV)/bin
+
+# Options for the program a task runs: make demo ARGS="--steps 200", make test ARGS="-k lstm -x".
+ARGS ?=
+# How many examples Hypothesis tries: dev, ci or nightly.
+HYPOTHESIS_PROFILE ?= ci
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+# Errors only: a machine's own pip settings can fill the screen with warnings.
+PIP := $(BIN)/python -m pip -qq
+ifneq ($(CI),)
+export PIP_PROGRESS_BAR := off
+# A log that fails tomorrow is compared with today's: say which versions were used.
+LIST = @$(BIN)/python -m pip list --format=freeze --exclude-editable
+else
+LIST = @:
+endif
+
+# An environment holds absolute paths: after the checkout has moved, or the Python it was made with has
+# gone, it is made anew. .venv/.root says where it was made, and is written last.
+ifneq ($(shell test "$$(cat $(VENV)/.root 2>/dev/null)" = "$(CURDIR)" \
+          && $(BIN)/python -c '' 2>/dev/null && echo usable),usable)
+$(VENV)/.root: remake
+endif
+
+.PHONY: help demo test lint bench clean remake
+
+help:  ## list the tasks
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	  awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'ARGS="..." is passed on:   make test ARGS="-k lstm -x"'
+	@echo 'PYTHON=... picks a Python: make test PYTHON=python3.12'
+
+demo: $(VENV)/.stamp-base  ## train a small character model and write to runs/demo
+	$(BIN)/tinygrad-rnn train --out runs/demo $(ARGS)
+
+test: $(VENV)/.stamp-test  ## run the tests
+	$(BIN)/python -m pytest --hypothesis-profile=$(HYPOTHESIS_PROFILE) $(ARGS)
+
+lint: $(VENV)/.stamp-lint  ## check style, types, spelling and the repository itself
+	@status=0; \
+	for check in 'ruff check .' 'ruff format --check .' mypy codespell 'repo-review --show err .'; do \
+	  echo "$(BIN)/$$check"; \
+	  $(BIN)/$$check || status=1; \
+	done; \
+	exit $$status    # every check has spoken before the first complaint ends the run
+
+bench: $(VENV)/.stamp-bench  ## time a training step against PyTorch and JAX
+	$(BIN)/python -m benchmarks.step $(ARGS)
+
+clean:  ## remove .venv, caches and build output; runs/ (what you trained) stays
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -type d -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# ---- the environment ----------------------------------------------------------------------------
+
+# What is left of an unusable .venv goes. The first Python that is new enough and can make environments
+# makes another. pip is upgraded because `--group` came with pip 25.1, and a new environment has
+# whatever pip that Python was shipped with.
+$(VENV)/.root:
+	@rm -rf $(VENV)
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	      >/dev/null 2>&1; then \
+	    echo "Making $(VENV) with $$("$$python" --version) ($$python)"; \
+	    "$$python" -m venv $(VENV) || exit 1; \
+	    exit 0; \
+	  fi; \
+	done; \
+	echo "No Python 3.11 or newer with the venv module was found." \
+	     "Install one, or name it: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@printf '%s\n' '$(CURDIR)' > $@
+
+# The package itself, editable, with pictures: all that a person who wants to train needs.
+$(VENV)/.stamp-base: $(VENV)/.root pyproject.toml
+	@echo "Installing tinygrad_rnn into $(VENV)"
+	@$(PIP) install --editable '.[plot]'
+	@touch $@
+
+# A task's own tools come on top, as a dependency group of pyproject.toml.
+$(VENV)/.stamp-test:  GROUP := test
+$(VENV)/.stamp-lint:  GROUP := lint
+$(VENV)/.stamp-bench: GROUP := compare
+$(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-bench: $(VENV)/.stamp-base
+	@echo "Installing the packages of group '$(GROUP)'"
+	@$(PIP) install --group $(GROUP)
+	$(LIST)
+	@touch $@
