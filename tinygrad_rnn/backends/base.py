@@ -1,0 +1,187 @@
+"""The contract between the engine and an array library.
+
+A backend is a small table of the things on which NumPy and CuPy disagree, or which one of them can
+do faster: how an array travels, how repeated indices are added up, and the pointwise half of each
+recurrent step. Everything else in this package is written once, in terms of ``backend.xp``, the
+array library's own namespace.
+
+Every kernel below has a plain body in terms of ``xp``. That body is the reference: it is what a
+person reads, what a subclass may override for speed, and what the override is tested against.
+To add a backend of your own, subclass `Backend`, fill in the part marked *must*, and hand an
+instance to `tinygrad_rnn.backends.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_rnn.errors import DeviceError
+
+Array = Any  # an array of whichever library the backend wraps
+Namespace = Any  # the module (or module-like object) with that library's functions
+
+
+class Backend:
+    """One array library: where its arrays live and what it does in its own way."""
+
+    name: str  # the device name without its number: "cpu", "cuda"
+    xp: Namespace
+    array_type: type
+
+    # ---- what a backend must say: how arrays come, go and are waited for ----
+
+    def device_names(self) -> list[str]:
+        """Every device of this backend that can be used right now."""
+        return [self.name]
+
+    def device_of(self, array: Array) -> str:
+        """The name of the device an array lives on."""
+        return self.name
+
+    def asarray(self, host: np.ndarray, device: str) -> Array:
+        """A copy of a host array on `device`, C-contiguous, with the same dtype."""
+        raise NotImplementedError(f"the {self.name} backend does not say how to copy to it")
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """A copy of `array` as a NumPy array: on an accelerator this waits for the device."""
+        raise NotImplementedError(f"the {self.name} backend does not say how to copy from it")
+
+    def synchronize(self) -> None:
+        """Wait until all work handed to the device is done (nothing to do on a CPU)."""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes in use and reserved, by name, where the library keeps count."""
+        return {}
+
+    # ---- indices ----
+
+    def scatter_add(self, target: Array, index: Any, values: Array) -> None:
+        """``target[index] += values`` in place, where a repeated index adds up every time.
+
+        Plain ``+=`` keeps only one of the repeats: the classic way to lose an embedding's gradient.
+        """
+        self.xp.add.at(target, index, values)
+
+    def check_index(self, index: Array, size: int, op: str, *, lowest: int = 0) -> None:
+        """Raise IndexError unless ``lowest <= index < size`` everywhere.
+
+        CuPy wraps an index that is out of range instead of refusing it, so the check cannot be
+        left to the library. This body waits for the device; ids that are still on the host are
+        checked there, before they travel (`tinygrad_rnn.ops.indexing.as_index`).
+        """
+        if index.size:
+            low, high = self.xp.min(index), self.xp.max(index)
+            check_range(int(low), int(high), size, op, lowest=lowest)
+
+    # ---- recurrent steps: the pointwise half, in place, one call per time step ----
+    #
+    # Inside a time loop arrays are feature-major, (H, B) instead of (B, H): the four gates are then
+    # contiguous blocks of rows, and W_hh h is the product BLAS is quickest at (`ops/rnn.py`).
+
+    def rnn_step(self, pre: Array, nonlinearity: str) -> None:
+        """Turn a pre-activation (H, B) into the new hidden state, in place."""
+        if nonlinearity == "tanh":
+            self.xp.tanh(pre, out=pre)
+        else:
+            self.xp.maximum(pre, 0, out=pre)
+
+    def rnn_step_backward(self, dh: Array, h: Array, dpre: Array, nonlinearity: str) -> None:
+        """Write the gradient of the pre-activation into `dpre`, given that of `h` (all (H, B))."""
+        if nonlinearity == "tanh":
+            dpre[...] = dh * (1 - h * h)
+        else:
+            dpre[...] = self.xp.where(h > 0, dh, 0)
+
+    def lstm_step(self, gates: Array, c_before: Array, c: Array, h: Array) -> None:
+        """One LSTM step after its matrix product.
+
+        `gates` (4H, B) holds the pre-activations in the order i, f, g, o and is overwritten with
+        the activated gates; `c` and `h` (H, B) receive the new cell and hidden state:
+        ``c = f * c_before + i * g`` and ``h = o * tanh(c)``.
+        """
+        xp = self.xp
+        i, f, g, o = gates.reshape((4, *c.shape))  # views
+        for gate in (i, f, o):
+            gate[...] = 0.5 * xp.tanh(0.5 * gate) + 0.5  # the sigmoid, written with tanh
+        xp.tanh(g, out=g)
+        c[...] = f * c_before + i * g
+        h[...] = o * xp.tanh(c)
+
+    def lstm_step_backward(
+        self, dh: Array, dc: Array, gates: Array, c_before: Array, c: Array, dgates: Array
+    ) -> None:
+        """Undo `lstm_step`: from the gradients of h and c to those of the pre-activations.
+
+        `dh` and `dc` (H, B) are the gradients that reach h_t and c_t from the outside and from
+        later steps. `dgates` (4H, B), contiguous or not, receives the gradient of the
+        pre-activations, and `dc` is overwritten with the gradient of `c_before`: that is the path
+        on which an LSTM's gradient travels through time, multiplied by the forget gate and never
+        by a weight.
+        """
+        size = len(c)
+        i, f, g, o = gates.reshape((4, *c.shape))
+        tanh_c = self.xp.tanh(c)
+        dc += dh * o * (1 - tanh_c * tanh_c)
+        dgates[:size] = dc * g * i * (1 - i)
+        dgates[size : 2 * size] = dc * c_before * f * (1 - f)
+        dgates[2 * size : 3 * size] = dc * i * (1 - g * g)
+        dgates[3 * size :] = dh * tanh_c * o * (1 - o)
+        dc *= f
+
+    # ---- whole-array kernels ----
+
+    def softmax_cross_entropy(
+        self, logits: Array, targets: Array, counted: Array, smoothing: float
+    ) -> tuple[Array, Array]:
+        """Loss per row and softmax of the rows: (N, V) and (N,) to (N,) and (N, V).
+
+        `counted` (N,) is False where a target is to be ignored; the loss is 0 there.
+        """
+        xp = self.xp
+        rows = xp.arange(len(targets))
+        shifted = logits - xp.max(logits, axis=1, keepdims=True)  # exp never overflows
+        softmax = xp.exp(shifted)
+        total = xp.sum(softmax, axis=1, keepdims=True)  # >= 1: the largest term is exp(0)
+        softmax /= total
+        log_total = xp.log(total[:, 0])
+        loss = log_total - shifted[rows, xp.where(counted, targets, 0)]
+        if smoothing:
+            spread = log_total - xp.mean(shifted, axis=1)
+            loss = (1 - smoothing) * loss + smoothing * spread
+        return xp.where(counted, loss, 0), softmax
+
+    def global_norm(self, arrays: Sequence[Array]) -> Array:
+        """The 2-norm of all arrays taken as one long vector, a 0-d float64 array on the device.
+
+        Summed in float64: in float32 the squares of gradients near 1e20 are already infinite, and
+        clipping by an infinite norm silently zeroes every gradient.
+        """
+        xp = self.xp
+        total = xp.zeros((), dtype=np.float64)
+        for array in arrays:
+            total = total + xp.sum(xp.square(array, dtype=np.float64))
+        return xp.sqrt(total)
+
+    def erf(self, x: Array) -> Array:
+        """The error function, elementwise."""
+        raise NotImplementedError(f"the {self.name} backend has no error function")
+
+
+def check_range(low: int, high: int, size: int, op: str, *, lowest: int = 0) -> None:
+    """Raise the one IndexError for an index out of range."""
+    if low < lowest or high >= size:
+        wrong = low if low < lowest else high
+        raise IndexError(
+            f"{op}: index {wrong} is out of range; needed {lowest} <= index < {size}. "
+            f"Check the vocabulary (or number of classes) against the ids."
+        )
+
+
+def wrong_device(device: str, known: Sequence[str]) -> DeviceError:
+    """The error for a device name that no backend answers to."""
+    return DeviceError(
+        f"unknown device {device!r}; known: {', '.join(known)} (and 'cuda:N' for the N-th GPU)"
+    )
