@@ -1,0 +1,1 @@
+"""The engine: tensors, primitives, and the backward sweep over the graph they leave behind."""

@@ -1,0 +1,342 @@
+"""The backward sweep: from outputs to inputs, every node once, newest first.
+
+Nodes are numbered in the order they were made, and an operation is always younger than its inputs.
+So: collect every node that can be reached (with a stack, never by recursion: a chain of a million
+nodes is no deeper than a chain of two), sort by number, walk down. When the walk comes to a node,
+all of its users have already sent their gradients.
+
+Two promises keep the result safe to use:
+
+* **Borrow, then own.** The first gradient to reach a node is borrowed: rules may hand the same
+  array to several parents. The second arrival allocates the sum, and only that array is added to
+  in place. What ends up in ``.grad`` is always an array of its own.
+* **All or nothing.** ``.grad`` is written after the last rule has run. An exception in the middle
+  of a backward pass leaves every ``.grad`` as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tinygrad_rnn import backends
+from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.core.broadcast import unbroadcast
+from tinygrad_rnn.core.grad_mode import enable_grad
+from tinygrad_rnn.core.tensor import Leaf, Tensor, wrap
+from tinygrad_rnn.errors import (
+    DTypeError,
+    GraphFreedError,
+    NotDifferentiableError,
+    ShapeError,
+)
+
+by_number = operator.attrgetter("number")
+
+
+def backward(tensor: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> None:
+    """Add the gradient of `tensor` to the ``.grad`` of every leaf it was computed from.
+
+    Args:
+        tensor: usually the loss; a result of recorded operations.
+        gradient: d(loss)/d(tensor), in its shape. May be left out for one-element tensors, where
+            it is 1.
+        retain_graph: keep the saved arrays for another pass. By default each node is freed as
+            soon as it has passed its gradient on, so memory falls during the sweep.
+
+    Raises:
+        NotDifferentiableError: nothing in the graph requires a gradient.
+        ShapeError: a non-scalar without `gradient`, or a `gradient` of another shape.
+        GraphFreedError: an earlier backward pass has freed the graph.
+    """
+    node = _root(tensor, "backward")
+    seed = _seed(tensor, gradient)
+    grads = _sweep([node], [seed], _Arrays(), targets=None, retain_graph=retain_graph)
+    # Compute every new value before writing any.
+    commits = [(leaf, g if leaf.grad is None else leaf.grad + g) for leaf, g in grads.items()]
+    for leaf, value in commits:
+        leaf.grad = value if type(value) is leaf.array_type else _as_array(value)
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the sum of `outputs` with respect to `inputs`; no ``.grad`` is touched.
+
+    Args:
+        outputs: one Tensor or several.
+        inputs: one Tensor or several, leaves or results.
+        grad_outputs: the gradient of each output (None: 1, for one-element outputs only).
+        create_graph: return Tensors that can be differentiated again.
+        retain_graph: keep the graph; by default it is kept only when `create_graph` is set.
+        allow_unused: give None for an input the outputs do not depend on, instead of raising.
+
+    Returns:
+        One Tensor (or None) per input, in order, each of its input's shape and dtype.
+    """
+    outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    one = grad_outputs is None or (len(outs) == 1 and not isinstance(grad_outputs, list | tuple))
+    given = [grad_outputs] * len(outs) if one else list(grad_outputs)
+    if len(given) != len(outs):
+        raise ShapeError(f"grad: {len(outs)} outputs but {len(given)} grad_outputs")
+    roots = [_root(out, "grad") for out in outs]
+    targets = [_root(x, "grad with respect to this input") for x in ins]
+    carrier = _Tensors() if create_graph else _Arrays()
+    seed = _recorded_seed if create_graph else _seed
+    seeds = [seed(o, s) for o, s in zip(outs, given, strict=True)]
+    keep = create_graph if retain_graph is None else retain_graph
+    # Sums of gradients have to be recorded like the rules, in a `no_grad` block too.
+    with enable_grad() if create_graph else contextlib.nullcontext():
+        found = _sweep(roots, seeds, carrier, targets=set(targets), retain_graph=keep)
+    missing = [i for i, node in enumerate(targets) if node not in found]
+    if missing and not allow_unused:
+        raise NotDifferentiableError(
+            f"grad: the outputs do not depend on inputs {missing} (by position); "
+            f"pass allow_unused=True to get None for them"
+        )
+    if create_graph:
+        return tuple(found.get(node) for node in targets)
+    return tuple(wrap(found[node], None) if node in found else None for node in targets)
+
+
+# ---- the sweep ----
+
+
+def _sweep(
+    roots: list[Any],
+    seeds: list[Any],
+    carrier: _Arrays | _Tensors,
+    *,
+    targets: set[Any] | None,
+    retain_graph: bool,
+) -> dict[Any, Any]:
+    """Send the seeds back from the roots; return the targets' gradients (None: of all leaves)."""
+    floor = min(node.number for node in targets) if targets else 0
+    order = _collect(roots, floor)
+    wanted = None if targets is None else _leading_to(targets, order)
+    arrived: dict[Any, Any] = {}  # node -> the sum of the gradients that have reached it so far
+    owned: set[Any] = set()  # the nodes whose sum is an array of ours, safe to add to in place
+    found: dict[Any, Any] = {}
+    for node, seed in zip(roots, seeds, strict=True):
+        _arrive(node, seed, arrived, owned, carrier)
+    for node in order:
+        if node not in arrived:
+            continue
+        g = arrived.pop(node)
+        if type(g) is not node.array_type:
+            g = carrier.mend(g)
+        if node.hooks:
+            g = _run_hooks(node, g, carrier)
+        if (type(node) is Leaf) if targets is None else (node in targets):
+            found[node] = carrier.own(g, already=node in owned)
+        if type(node) is Leaf:
+            continue
+        for parent, passed in carrier.pull(node, g, wanted):
+            if (
+                type(passed) is not parent.array_type
+                or passed.shape != parent.shape
+                or passed.dtype is not parent.dtype
+            ):
+                passed = _fit(passed, parent, node, carrier)
+            _arrive(parent, passed, arrived, owned, carrier)
+        if not retain_graph:
+            node.free()
+    return found
+
+
+def _collect(roots: Iterable[Any], floor: int) -> list[Any]:
+    """Every node the roots were computed from, newest first, down to the number `floor`.
+
+    A node older than every target cannot lead to one, so the search need not go there.
+    """
+    seen = set(roots)
+    stack = list(seen)
+    while stack:
+        node = stack.pop()
+        if node.parents is None:
+            raise GraphFreedError(
+                f"the graph behind {node.name!r} was freed by an earlier backward pass. If this is "
+                f"a recurrent state carried into the next window, cut it with state.detach(); if "
+                f"you do need a second pass, give the first one retain_graph=True"
+            )
+        for parent in node.parents:
+            if parent is not None and parent.number >= floor and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return sorted(seen, key=by_number, reverse=True)
+
+
+def _leading_to(targets: set[Any], order: list[Any]) -> set[Any]:
+    """The nodes from which some target can be reached: only these are worth a gradient."""
+    leading = set(targets)
+    for node in reversed(order):  # oldest first: a node's parents are decided before it
+        if node not in leading and any(p in leading for p in node.parents):
+            leading.add(node)
+    return leading
+
+
+def _arrive(
+    node: Any, g: Any, arrived: dict[Any, Any], owned: set[Any], carrier: _Arrays | _Tensors
+) -> None:
+    """Add `g` to what has reached `node`: borrow the first, own the sum from the second on."""
+    if node not in arrived:
+        arrived[node] = g
+    elif node in owned:
+        arrived[node] = carrier.add_in_place(arrived[node], g)
+    else:
+        arrived[node] = arrived[node] + g
+        owned.add(node)
+
+
+def _fit(g: Any, parent: Any, node: Any, carrier: _Arrays | _Tensors) -> Any:
+    """Bring a gradient to its parent's shape and dtype, where that is legitimate.
+
+    Broadcasting and dtype promotion are undone here, in one place. Anything else (a rule that
+    drifts from float32 to float64, returns a wrong shape or another library's array) is a wrong
+    rule and stops the sweep: a wrong gradient must never pass on in silence.
+    """
+    if type(g) is not parent.array_type:
+        g = carrier.mend(g)
+    if g.shape != parent.shape:
+        summed = unbroadcast(g, parent.shape)
+        if summed is None:
+            raise ShapeError(
+                f"internal error: the vjp rule of {node.name!r} gave a gradient of shape "
+                f"{g.shape} for an input of shape {parent.shape}"
+            )
+        g = carrier.mend(summed)
+    if g.dtype != parent.dtype:
+        if g.dtype != node.dtype:
+            raise DTypeError(
+                f"internal error: the vjp rule of {node.name!r} gave a gradient of dtype "
+                f"{g.dtype} for an input of dtype {parent.dtype}"
+            )
+        g = carrier.mend(g.astype(parent.dtype))  # the op had promoted this input
+    if carrier.kind(g) is not parent.array_type:
+        raise DTypeError(
+            f"internal error: the vjp rule of {node.name!r} gave a {carrier.kind(g).__name__} for "
+            f"an input held by {parent.array_type.__name__}"
+        )
+    return g
+
+
+def _run_hooks(node: Any, g: Any, carrier: _Arrays | _Tensors) -> Any:
+    """Let the hooks of a node see its gradient, and replace it."""
+    for hook in list(node.hooks.values()):
+        replaced = hook(carrier.own(g, already=False))
+        if replaced is not None:
+            if isinstance(replaced, Tensor) and carrier.plain:
+                replaced = replaced._data
+            replaced = carrier.mend(replaced)
+            seen = (carrier.kind(replaced), replaced.shape, replaced.dtype)
+            if seen != (node.array_type, node.shape, node.dtype):
+                raise ShapeError(
+                    f"a hook on {node.name!r} returned a {seen[0].__name__} of shape {seen[1]} and "
+                    f"dtype {seen[2]}; needed a {node.array_type.__name__} of {node.shape} and "
+                    f"{node.dtype}"
+                )
+            g = carrier.own(replaced, already=False)  # the hook may keep what it returned
+    return g
+
+
+# ---- the two carriers: plain arrays, or Tensors that record what is done to them ----
+
+
+class _Arrays:
+    """First order: gradients are plain arrays."""
+
+    plain = True
+    add_in_place: Callable[[Any, Any], Any] = staticmethod(operator.iadd)
+    kind: Callable[[Any], type] = staticmethod(type)
+
+    @staticmethod
+    def pull(node: Any, g: Array, wanted: set[Any] | None) -> list[tuple[Any, Array]]:
+        return node.gradients(g, wanted)  # type: ignore[no-any-return] # nodes are Any here
+
+    @staticmethod
+    def mend(g: Any) -> Array:
+        return _as_array(g)
+
+    @staticmethod
+    def own(g: Array, *, already: bool) -> Array:
+        """`g` as a C-contiguous array that nobody else can write to."""
+        return g if already and g.flags.c_contiguous else g.copy(order="C")
+
+
+class _Tensors:
+    """Any order: gradients are Tensors, and the rules record themselves as they run."""
+
+    plain = False
+    add_in_place: Callable[[Any, Any], Any] = staticmethod(operator.add)  # Tensors are immutable
+
+    @staticmethod
+    def kind(g: Tensor) -> type:
+        return type(g._data)
+
+    @staticmethod
+    def pull(node: Any, g: Tensor, wanted: set[Any] | None) -> list[tuple[Any, Tensor]]:
+        return node.recorded_gradients(g, wanted)  # type: ignore[no-any-return] # as above
+
+    @staticmethod
+    def mend(g: Any) -> Tensor:
+        return g if isinstance(g, Tensor) else wrap(_as_array(g), None)
+
+    @staticmethod
+    def own(g: Tensor, *, already: bool) -> Tensor:  # noqa: ARG004 - the other carrier's signature
+        return g
+
+
+def _as_array(g: Any) -> Array:
+    """NumPy turns 0-d results into scalars; a gradient is always an array."""
+    return g if type(g) in backends.ARRAY_TYPES else backends.namespace(g).asarray(g)
+
+
+# ---- the ends: where a sweep starts ----
+
+
+def _root(tensor: Any, what: str) -> Any:
+    if not isinstance(tensor, Tensor):
+        raise DTypeError(f"{what}: needed a Tensor, got {type(tensor).__name__}")
+    if tensor._node is None:
+        raise NotDifferentiableError(
+            f"{what}: this tensor does not require a gradient and was not computed from one that "
+            f"does. Call .requires_grad_() on an input before computing, and check for detach(), "
+            f"no_grad and integer results on the way"
+        )
+    return tensor._node
+
+
+def _seed(tensor: Tensor, gradient: Any) -> Array:
+    """The gradient a sweep starts with, in the tensor's own shape, dtype and place."""
+    data = tensor._data
+    backend = backends.of(data)
+    if gradient is None:
+        if data.size != 1:
+            raise ShapeError(
+                f"backward from a tensor of shape {data.shape} needs a `gradient` of that shape; "
+                f"only one-element tensors have an obvious one. Did you mean .sum() or .mean()?"
+            )
+        return backend.xp.ones_like(data)
+    given = gradient._data if isinstance(gradient, Tensor) else gradient
+    if type(given) is not type(data):
+        given = Tensor(given, device=tensor.device)._data
+    if given.shape != data.shape:
+        raise ShapeError(f"the gradient has shape {given.shape}, the tensor {data.shape}")
+    return given if given.dtype == data.dtype else given.astype(data.dtype)
+
+
+def _recorded_seed(tensor: Tensor, gradient: Any) -> Tensor:
+    """The same for a sweep that records: a Tensor keeps its own place in the graph."""
+    array = _seed(tensor, gradient)
+    if not isinstance(gradient, Tensor) or gradient._node is None:
+        return wrap(array, None)
+    return gradient if array is gradient._data else gradient.to(tensor.device).astype(array.dtype)

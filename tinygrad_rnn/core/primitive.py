@@ -1,0 +1,264 @@
+"""Primitives: an operation is its forward and one backward rule per input, side by side.
+
+    @primitive
+    def multiply(a, b):
+        return a * b
+
+    multiply.vjp(a=lambda g, b: g * b,      # the keyword: the input we differentiate by
+                 b=lambda g, a: g * a)      # the parameters: exactly what must be remembered
+
+`g` is the gradient of the loss with respect to the op's result; the rule turns it into the
+gradient with respect to one input (a vector-Jacobian product, hence ``vjp``). A rule's signature
+is read once, at import: ``g`` first, then any of the op's inputs or ``out`` (the op's own result),
+then keyword-only options. What no rule names is not kept alive.
+
+**One rule, two carriers.** A rule uses operators and our own ops only, and those work on arrays
+and Tensors alike. `backward` runs it on plain arrays: fast, first order. Under
+``create_graph=True`` the engine runs *the same rule* on Tensors, which record themselves: second
+order, from the same line of calculus.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tinygrad_rnn import backends
+from tinygrad_rnn.backends import ARRAY_TYPES, OPERAND_TYPES
+from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.core.grad_mode import recording
+from tinygrad_rnn.core.tensor import Tensor, next_number, wrap
+from tinygrad_rnn.errors import DeviceError, DTypeError, ShapeError, TinygradError
+
+# ---- nodes ----
+
+
+class Node:
+    """One primitive that was carried out: where its gradient goes, and what that needs.
+
+    An edge is ``(parent, rule, arguments, options)`` for an input that wants a gradient. The
+    arguments are arrays, held because that rule asked for them, for no other reason.
+    """
+
+    __slots__ = ("array_type", "dtype", "edges", "hooks", "number", "op", "parents", "shape")
+
+    def __init__(self, op: Primitive, parents: list[Any], edges: list[Any], out: Array) -> None:
+        self.number = next_number()
+        self.op = op
+        self.parents: list[Any] | None = parents  # one per input; None once the graph is freed
+        self.edges = edges
+        self.array_type, self.shape, self.dtype = type(out), out.shape, out.dtype
+        self.hooks: dict[int, Callable[[Any], Any]] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.op.__name__
+
+    def gradients(self, g: Array, wanted: set[Any] | None) -> list[tuple[Any, Array]]:
+        """Pass `g` to the parents: (parent, gradient) pairs, on plain arrays."""
+        return [
+            (parent, rule.function(g, *args, **options))
+            for parent, rule, args, options in self.edges
+            if wanted is None or parent in wanted
+        ]
+
+    def recorded_gradients(self, g: Tensor, wanted: set[Any] | None) -> list[tuple[Any, Tensor]]:
+        """The same on Tensors, so that the gradient can itself be differentiated.
+
+        First every saved array gets back its place in the graph: an input's array is wrapped with
+        its parent node, the result with this node.
+        """
+        places = [*(self.parents or ()), self]
+        return [
+            (
+                parent,
+                rule.function(
+                    g,
+                    *(_replace(a, places[i]) for a, i in zip(args, rule.saves, strict=True)),
+                    **options,
+                ),
+            )
+            for parent, rule, args, options in self.edges
+            if wanted is None or parent in wanted
+        ]
+
+    def free(self) -> None:
+        """Let go of the saved arrays and of the nodes before this one."""
+        self.parents = None
+        self.edges = []
+
+
+def _replace(value: Any, node: Any) -> Any:
+    return value if type(value) in (float, int, bool) else wrap(value, node)
+
+
+_NO_OPTIONS: dict[str, Any] = {}  # shared by all edges whose rule wants none; never written to
+
+
+class Rule:
+    """One vjp rule, and what its signature asks for."""
+
+    __slots__ = ("function", "option_names", "saves")
+
+    def __init__(self, function: Callable[..., Any], op: Primitive) -> None:
+        self.function = function
+        parameters = list(inspect.signature(function).parameters.values())
+        wanted = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        self.option_names = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        places = {**{name: i for i, name in enumerate(op.inputs)}, "out": -1}
+        unknown = [n for n in wanted[1:] if n not in places]
+        unknown += [n for n in self.option_names if n not in op.options]
+        if unknown or not wanted or wanted[0] != "g":
+            raise TypeError(
+                f"a vjp rule of {op.__name__!r} has parameters {[p.name for p in parameters]}; "
+                f"needed 'g' first, then any of {[*places]}, then keyword-only options out of "
+                f"{[*op.options]}"
+            )
+        self.saves = tuple(places[name] for name in wanted[1:])  # -1: the result, put last
+
+
+class Primitive:
+    """An operation with a forward and one vjp rule per input; made by the decorator `primitive`.
+
+    Called with Tensors it returns a Tensor, and records itself where an input wants a gradient.
+    Called with plain arrays it returns a plain array: that is how rules use it in `backward`.
+    """
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward = forward
+        self.__name__ = forward.__name__.strip("_")
+        self.__doc__ = forward.__doc__
+        parameters = inspect.signature(forward).parameters.values()
+        self.inputs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
+        self.options = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.rules: list[Rule | None] = [None] * len(self.inputs)
+        self.each: Callable[..., Any] | None = None
+
+    def vjp(self, **rules: Callable[..., Any]) -> None:
+        """Give one rule per input, by name; an input without a rule passes no gradient on."""
+        for name, function in rules.items():
+            if name not in self.inputs:
+                raise TypeError(f"{self.__name__!r} has no input {name!r}, only {self.inputs}")
+            self.rules[self.inputs.index(name)] = Rule(function, self)
+
+    def vjp_each(self, rule: Callable[..., Any]) -> None:
+        """For an op of any number of inputs: ``rule(g, position, **options)`` serves them all."""
+        self.each = rule
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        values: list[Any] = []
+        parents: list[Any] = []
+        is_tensor = is_recorded = False
+        for x in inputs:
+            if isinstance(x, Tensor):
+                is_tensor = True
+                node = x._node
+                values.append(x._data)
+                parents.append(node)
+                if node is not None:
+                    is_recorded = True
+            else:
+                values.append(x if type(x) in OPERAND_TYPES else coerce(x, inputs, self.__name__))
+                parents.append(None)
+        try:
+            out = self.forward(*values, **options)
+        except Exception as error:  # noqa: BLE001 - named, and raised again
+            raise_explained(error, self.__name__, values)
+        if type(out) not in ARRAY_TYPES:
+            out = np.asarray(out)  # NumPy gives 0-d results as scalars: the one place that mends it
+        if not is_tensor:
+            return out
+        if is_recorded and recording.enabled:
+            return wrap(out, self._record(values, parents, options, out))
+        return wrap(out, None)
+
+    def _record(
+        self, values: list[Any], parents: list[Any], options: dict[str, Any], out: Array
+    ) -> Node | None:
+        """The node of this call, or None where no input with a node has a rule."""
+        values.append(out)  # at index -1, where rules that name `out` look for it
+        edges: list[Any] = []
+        if self.each is not None:
+            for i, parent in enumerate(parents):
+                if parent is not None:
+                    each = _Position(functools.partial(self.each, position=i))
+                    edges.append((parent, each, (), {**self.defaults, **options}))
+            return Node(self, parents, edges, out)
+        for i, parent in enumerate(parents):
+            if parent is not None:
+                rule = self.rules[i]
+                if rule is None:
+                    parents[i] = None
+                    continue
+                args = tuple([values[k] for k in rule.saves])
+                names = rule.option_names
+                picked = (
+                    {n: (options if n in options else self.defaults)[n] for n in names}
+                    if names
+                    else _NO_OPTIONS
+                )
+                edges.append((parent, rule, args, picked))
+        return Node(self, parents, edges, out) if edges else None
+
+
+class _Position:
+    """The rule of an op of any number of inputs, bound to one of them; saves no arrays."""
+
+    __slots__ = ("function",)
+    saves = ()
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+
+def primitive(forward: Callable[..., Any]) -> Primitive:
+    """Turn ``forward(*inputs, **options)`` on plain arrays into an op that Tensors go through.
+
+    Data is positional and metadata keyword-only. Give it its rules with ``op.vjp(...)``. The
+    decorator works just as well outside this package.
+    """
+    return Primitive(forward)
+
+
+# ---- what an op accepts besides Tensors ----
+
+
+def coerce(x: Any, inputs: Iterable[Any], op: str) -> Any:
+    """Make an unusual operand usual, or refuse it."""
+    if isinstance(x, np.generic):
+        # A NumPy scalar would turn float32 into float64; beside a Tensor it means the number.
+        return x.item() if any(isinstance(i, Tensor) for i in inputs) else np.asarray(x)
+    if isinstance(x, list | tuple):
+        return Tensor(x)._data
+    try:
+        backends.of(x)  # a subclass of a known array type, or the first CuPy array
+    except DTypeError:
+        raise DTypeError(
+            f"{op}: cannot work with an operand of type {type(x).__name__}; needed a Tensor, an "
+            f"array or a number"
+        ) from None
+    return x
+
+
+def raise_explained(error: Exception, op: str, values: Sequence[Any]) -> NoReturn:
+    """Raise what a failed forward means: typed where the cause is known, else with a note."""
+    if isinstance(error, TinygradError):
+        raise error
+    arrays = [v for v in values if type(v) in ARRAY_TYPES]
+    places = list(dict.fromkeys(backends.of(a).device_of(a) for a in arrays))
+    if len(places) > 1:
+        raise DeviceError(
+            f"{op}: operands are on different devices ({' and '.join(places)}); "
+            f"move one of them with .to({places[0]!r})"
+        ) from error
+    seen = ", ".join(f"{v.shape} {v.dtype}" if type(v) in ARRAY_TYPES else repr(v) for v in values)
+    if isinstance(error, ValueError):
+        raise ShapeError(f"{op}: {error}; operands: {seen}") from error
+    error.add_note(f"in {op}, with operands: {seen}")
+    raise error
