@@ -1,0 +1,161 @@
+"""Picking elements out, and adding gradients back where they came from.
+
+Indexing and scattering are two halves of one linear map: the gradient of picking is to scatter,
+the gradient of scattering is to pick. An element picked twice gets both gradients, which is what
+an embedding lives on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_rnn import backends
+from tinygrad_rnn.backends import namespace
+from tinygrad_rnn.backends.base import Array, check_range
+from tinygrad_rnn.core.primitive import primitive
+from tinygrad_rnn.core.tensor import Tensor, wrap
+from tinygrad_rnn.errors import DTypeError, ShapeError
+from tinygrad_rnn.ops.shape import normalize_axis, ravel
+
+
+@primitive
+def _getitem(x: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
+    return x[index]
+
+
+@primitive
+def _scatter(g: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
+    """Zeros of `shape` with `g` added at `index`."""
+    target = namespace(g).zeros(shape, dtype=g.dtype)
+    if _is_basic(index):
+        target[index] = g  # slices name each element at most once
+    else:
+        backends.of(g).scatter_add(target, index, g)
+    return target
+
+
+_getitem.vjp(x=lambda g, *, index, shape: _scatter(g, index=index, shape=shape))
+_scatter.vjp(g=lambda g, *, index, shape: _getitem(g, index=index, shape=shape))
+
+
+def _is_basic(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(p is None or p is Ellipsis or isinstance(p, int | slice) for p in parts)
+
+
+def getitem(x: Any, index: Any) -> Any:
+    """``x[index]`` with ints, slices, None, Ellipsis, integer arrays, bool masks, or a tuple of
+    these, as in NumPy. Basic indexing gives a view; the gradient scatters back.
+    """
+    like = x.data if isinstance(x, Tensor) else x
+    if isinstance(index, tuple):
+        settled: Any = tuple(_settle(part, like) for part in index)
+    else:
+        settled = _settle(index, like)
+    return _getitem(x, index=settled, shape=x.shape)
+
+
+def _settle(part: Any, like: Array) -> Any:
+    """One part of an index: Python's own as they are, arrays on the side of `like`."""
+    if part is None or part is Ellipsis or isinstance(part, int | slice):
+        if isinstance(part, bool):
+            return backends.of(like).xp.asarray(part)
+        return part
+    if isinstance(part, np.integer):
+        return int(part)
+    array = part.data if isinstance(part, Tensor) else part
+    if isinstance(array, list | tuple):
+        array = np.asarray(array, dtype=np.int64 if len(array) == 0 else None)
+    if type(array) not in backends.ARRAY_TYPES or array.dtype.kind not in "biu":
+        seen = getattr(array, "dtype", type(array).__name__)
+        raise DTypeError(f"indexing: an index is made of integers, bools and slices, got {seen}")
+    if type(array) is np.ndarray and type(like) is not np.ndarray:
+        backend = backends.of(like)
+        return backend.asarray(array, backend.device_of(like))
+    return array
+
+
+def as_index(ids: Any, like: Any, size: int, op: str, *, ignore: int | None = None) -> Array:
+    """Class numbers (ids, targets) as an integer array beside `like`, checked against `size`.
+
+    Ids still on the host are checked there, which costs no waiting for a device; an id equal to
+    `ignore` passes. Negative ids do not count from the end here: they are always a mistake.
+    """
+    array = ids.data if isinstance(ids, Tensor) else ids
+    if type(array) not in backends.ARRAY_TYPES:
+        array = np.asarray(array)
+    if array.dtype.kind not in "iu":
+        if array.size:
+            raise DTypeError(f"{op}: ids are integers, got {array.dtype}; use .to(tg.int64)")
+        array = array.astype(np.int64)
+    counted = array if ignore is None else array[array != ignore]
+    backend = backends.of(like.data if isinstance(like, Tensor) else like)
+    if type(array) is np.ndarray:
+        if counted.size:
+            check_range(int(counted.min()), int(counted.max()), size, op)
+        if backend.array_type is not np.ndarray:
+            where = backend.device_of(like.data if isinstance(like, Tensor) else like)
+            return backend.asarray(array, where)
+    else:
+        backend.check_index(counted, size, op)
+    return array
+
+
+def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+    """Slices of `x` along `axis`, by number, in the shape of `indices`; flat without an axis.
+
+    Negative numbers count from the end, as in NumPy; out of range raises IndexError.
+    """
+    if axis is None:
+        return take(ravel(x), indices, 0)
+    place = normalize_axis(axis, x.ndim, "take")
+    like = x.data if isinstance(x, Tensor) else x
+    numbers = _settle(indices, like)
+    size = x.shape[place]
+    if not isinstance(numbers, int) and type(numbers) is not np.ndarray:
+        backends.of(like).check_index(numbers, size, "take", lowest=-size)
+    return _getitem(x, index=(*(slice(None),) * place, numbers), shape=x.shape)
+
+
+def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
+    """One element per position: ``out[.., k, ..] = x[.., indices[.., k, ..], ..]`` along `axis`.
+
+    Args:
+        x: Tensor of any shape.
+        indices: integers with as many dimensions as `x`, broadcast against it off the axis.
+        axis: the axis that `indices` counts along.
+    """
+    place = normalize_axis(axis, x.ndim, "take_along_axis")
+    like = x.data if isinstance(x, Tensor) else x
+    numbers = _settle(indices, like)
+    if numbers.ndim != x.ndim:
+        raise ShapeError(
+            f"take_along_axis: indices of shape {numbers.shape} need as many dimensions as the "
+            f"tensor of shape {x.shape}"
+        )
+    if type(numbers) is not np.ndarray:
+        backends.of(like).check_index(
+            numbers, x.shape[place], "take_along_axis", lowest=-x.shape[place]
+        )
+    xp = namespace(like)
+    index: list[Any] = []
+    for i, size in enumerate(x.shape):
+        shape = [1] * x.ndim
+        shape[i] = size
+        index.append(numbers if i == place else xp.arange(size).reshape(shape))
+    return _getitem(x, index=tuple(index), shape=x.shape)
+
+
+def one_hot(ids: Any, num_classes: int, *, dtype: Any = np.float32) -> Tensor:
+    """A row of zeros with a single one per id: integers (...) to (..., num_classes).
+
+    No gradient flows to the ids. Raises IndexError for an id outside 0 .. num_classes - 1.
+    """
+    like = ids.data if isinstance(ids, Tensor) else ids
+    if type(like) not in backends.ARRAY_TYPES:
+        like = np.asarray(like)
+    numbers = as_index(like, like, num_classes, "one_hot")
+    columns = namespace(numbers).arange(num_classes)
+    return wrap((numbers[..., None] == columns).astype(dtype), None)

@@ -1,0 +1,105 @@
+"""The long short-term memory over a whole window, as one op (Hochreiter & Schmidhuber 1997; the
+forget gate by Gers, Schmidhuber & Cummins 2000).
+
+    i = sigmoid(W_i x_t + U_i h_{t-1} + b_i)      input gate:  how much of the new is written
+    f = sigmoid(W_f x_t + U_f h_{t-1} + b_f)      forget gate: how much of the old is kept
+    g = tanh   (W_g x_t + U_g h_{t-1} + b_g)      the new, a candidate for the cell
+    o = sigmoid(W_o x_t + U_o h_{t-1} + b_o)      output gate: how much of the cell is shown
+    c_t = f * c_{t-1} + i * g
+    h_t = o * tanh(c_t)
+
+The cell c is a conveyor belt: from c_t to c_{t-1} the gradient is only multiplied by f, with no
+weight and no tanh in between. Where the network keeps f near 1, a gradient of long ago arrives.
+
+The four blocks stand under each other in one weight, W_ih (4H, I) and W_hh (4H, H), in PyTorch's
+order i, f, g, o. `specification` is the network step by step; below it the same by hand, in the
+manner of `ops/rnn.py`: projections before the loop, weight gradients after it, feature-major (H, B)
+arrays inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinygrad_rnn import backends
+from tinygrad_rnn.backends import namespace
+from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.core.fused import fused
+from tinygrad_rnn.ops.elementwise import sigmoid, tanh
+from tinygrad_rnn.ops.linalg import matmul
+from tinygrad_rnn.ops.rnn import project_inputs, tiled_bias, weight_gradients
+from tinygrad_rnn.ops.shape import matrix_transpose, split, stack
+
+
+def specification(x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
+    """The states of an LSTM, step by step.
+
+    Args:
+        x: (T, B, I) the inputs.
+        h0, c0: (B, H) the hidden and the cell state before the first step.
+        w_ih, w_hh: (4H, I) and (4H, H), blocks in the order i, f, g, o.
+        b_ih, b_hh: (4H,) each, or None.
+
+    Returns:
+        (2, T+1, B, H): h_0 .. h_T, and c_0 .. c_T.
+    """
+    hs, cs = [h0], [c0]
+    for t in range(x.shape[0]):
+        z = matmul(x[t], matrix_transpose(w_ih)) + matmul(hs[-1], matrix_transpose(w_hh))
+        if b_ih is not None:
+            z = z + b_ih + b_hh
+        i, f, g, o = split(z, 4, axis=1)  # (B, H) each
+        cs.append(sigmoid(f) * cs[-1] + sigmoid(i) * tanh(g))
+        hs.append(sigmoid(o) * tanh(cs[-1]))
+    return stack([stack(hs), stack(cs)])
+
+
+@fused(spec=specification)
+def lstm(
+    x: Array,
+    h0: Array,
+    c0: Array,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None,
+    b_hh: Array | None,
+    *,
+    keep: bool,
+) -> tuple[Array, Any]:
+    """The states of an LSTM over a window; see `specification` for shapes."""
+    xp, step = namespace(x), backends.of(x).lstm_step
+    T, B, _ = x.shape
+    H = w_hh.shape[1]
+    kept = xp.empty((2, T + 1, H, B), dtype=x.dtype)
+    h, c = kept[0], kept[1]  # (T+1, H, B) each
+    h[0], c[0] = h0.T, c0.T
+    gates = xp.empty((T, 4 * H, B), dtype=x.dtype)  # pre-activations first, then activated
+    project_inputs(x, w_ih, out=gates)
+    bias = tiled_bias(b_ih, b_hh, B)
+    recurrent = xp.empty((4 * H, B), dtype=x.dtype)
+    for t in range(T):
+        xp.matmul(w_hh, h[t], out=recurrent)
+        if bias is not None:
+            recurrent += bias
+        gates[t] += recurrent
+        step(gates[t], c[t], c[t + 1], h[t + 1])
+    states = xp.ascontiguousarray(kept.transpose((0, 1, 3, 2)))  # (2, T+1, B, H)
+    return states, ((x, w_ih, w_hh, states, c, gates) if keep else None)
+
+
+@lstm.backward
+def _(g: Array, cache: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+    x, w_ih, w_hh, states, c, gates = cache
+    xp, step = namespace(x), backends.of(x).lstm_step_backward
+    T, (H, B) = len(x), c.shape[1:]
+    dh_out, dc_out = g[0], g[1]  # (T+1, B, H): what reaches every state from outside
+    dgates = xp.empty((4 * H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
+    w_hh_t = xp.ascontiguousarray(w_hh.T)
+    dh, dc = dh_out[-1].T.copy(order="C"), dc_out[-1].T.copy(order="C")  # (H, B)
+    for t in reversed(range(T)):
+        step(dh, dc, gates[t], c[t], c[t + 1], dgates[:, t])
+        xp.matmul(w_hh_t, dgates[:, t], out=dh)
+        dh += dh_out[t].T
+        dc += dc_out[t].T
+    dx, dw_ih, dw_hh, db = weight_gradients(x, states[0, :-1], dgates, w_ih, needs)
+    return dx, dh.T, dc.T, dw_ih, dw_hh, db, db
