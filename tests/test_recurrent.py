@@ -1,0 +1,197 @@
+"""RNN and LSTM: PyTorch's numbers, their own specification, and every layout they accept."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import nn
+from tinygrad_rnn.core.tensor import Leaf
+from tinygrad_rnn.ops import lstm, rnn
+
+STORED = json.loads((pathlib.Path(__file__).parent / "data" / "torch_recurrent.json").read_text())
+
+
+@pytest.mark.parametrize("case", STORED["cases"], ids=lambda c: f"{c['kind']}-{c['options']}")
+def test_equals_pytorch(backend, case):
+    weights = {name: np.array(w) for name, w in case["weights"].items()}
+    x = backend.tensor(case["x"], requires_grad=True)
+    states = [backend.tensor(s, requires_grad=True) for s in case["states"]]
+    options = dict(case["options"], dtype=np.float64)
+    layer = getattr(nn, case["kind"])(x.shape[-1], states[0].shape[-1], **options)
+    layer.load_state_dict(weights)
+    layer.to(backend.device)
+    out, ends = layer(x, tuple(states) if case["kind"] == "LSTM" else states[0])
+    results = [out, *(ends if case["kind"] == "LSTM" else [ends])]
+    for ours, theirs in zip(results, [case["out"], *case["ends"]], strict=True):
+        np.testing.assert_allclose(backend.host(ours), theirs, rtol=1e-12, atol=1e-12)
+    parameters = dict(layer.named_parameters())
+    assert list(parameters) == list(weights)  # PyTorch's names, in PyTorch's order
+    seeds = [backend.tensor(s) for s in case["seeds"]]
+    found = tg.grad(results, [x, *states, *parameters.values()], seeds)
+    expected = [case["dx"], *case["dstates"], *case["dweights"].values()]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(backend.host(ours), theirs, rtol=1e-11, atol=1e-11)
+
+
+def inputs_of(backend, op, rng, T, B, I, H, *, bias=True):
+    blocks, kinds = (1, 1) if op is rnn.rnn else (4, 2)
+    shapes = [(T, B, I)] + [(B, H)] * kinds + [(blocks * H, I), (blocks * H, H)]
+    arrays = [backend.tensor(0.7 * rng.normal(size=s), requires_grad=True) for s in shapes]
+    biases = [backend.tensor(rng.normal(size=blocks * H), requires_grad=True) for _ in range(2)]
+    return arrays, (biases if bias else [None, None])
+
+
+VARIANTS = {
+    "rnn-tanh": (rnn.rnn, rnn.specification, {"nonlinearity": "tanh"}),
+    "rnn-relu": (rnn.rnn, rnn.specification, {"nonlinearity": "relu"}),
+    "lstm": (lstm.lstm, lstm.specification, {}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@given(
+    T=st.integers(1, 6), B=st.integers(0, 3), I=st.integers(1, 3), H=st.integers(1, 4),
+    bias=st.booleans(), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_fused_equals_specification_up_to_second_order(backend, variant, T, B, I, H, bias, seed):
+    op, specification, options = VARIANTS[variant]
+    rng = np.random.default_rng(seed)
+    tensors, biases = inputs_of(backend, op, rng, T, B, I, H, bias=bias)
+    asked = tensors + (biases if bias else [])
+    weight = None
+    results = []
+    for function in (op, specification):
+        out = function(*tensors, *biases, **options)
+        if weight is None:
+            weight = backend.tensor(rng.normal(size=out.shape))
+            directions = [backend.tensor(rng.normal(size=t.shape)) for t in asked]
+        first = tg.grad((out * out * weight).sum(), asked, create_graph=True)
+        along = sum(((g * v).sum() for g, v in zip(first, directions, strict=True)), 0.0)
+        second = tg.grad(along, asked)
+        results.append([backend.host(t) for t in (out, *first, *second)])
+    for fused, spelled in zip(*results, strict=True):
+        np.testing.assert_allclose(fused, spelled, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_window_of_no_steps_passes_the_state_through(backend, variant):
+    op, _, options = VARIANTS[variant]
+    tensors, biases = inputs_of(backend, op, np.random.default_rng(0), 0, 2, 3, 4)
+    out = op(*tensors, *biases, **options)
+    assert out.shape[1:] == (1, 2, 4)
+    np.testing.assert_array_equal(backend.host(out[0, 0]), backend.host(tensors[1]))
+    out.sum().backward()
+    assert (backend.host(tensors[1].grad) == 1).all()
+    assert not any(backend.host(b.grad).any() for b in biases)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_what_is_needed_is_computed(backend, variant):
+    op, _, options = VARIANTS[variant]
+    tensors, biases = inputs_of(backend, op, np.random.default_rng(0), 3, 2, 2, 2)
+    asked = tensors + biases
+    everything = tg.grad((op(*asked, **options) ** 2).sum(), asked)
+    for k in range(len(asked)):
+        alone = [t if i == k else t.detach() for i, t in enumerate(asked)]
+        (one,) = tg.grad((op(*alone, **options) ** 2).sum(), [asked[k]])
+        np.testing.assert_array_equal(backend.host(one), backend.host(everything[k]))
+
+
+def test_a_layer_is_one_node_per_window_and_no_grad_keeps_nothing():
+    layer = nn.LSTM(3, 4, rng=0)
+    out, _ = layer(tg.random.normal((50, 2, 3), rng=1))
+    seen, stack = set(), [out._node]
+    while stack:
+        node = stack.pop()
+        seen.add(node)
+        stack += [p for p in node.parents if p is not None and p not in seen]
+    operations = [node.name for node in seen if not isinstance(node, Leaf)]
+    assert operations.count("lstm") == 1
+    assert len(operations) <= 3  # the window, and the slice that is its output
+    with tg.no_grad():
+        out, state = layer(tg.random.normal((50, 2, 3), rng=1))
+    assert not out.requires_grad
+    assert not any(s.requires_grad for s in state)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+def test_layouts_agree(kind):
+    make = getattr(nn, kind)
+    layer = make(3, 4, 2, bidirectional=True, rng=0)
+    first = make(3, 4, 2, bidirectional=True, batch_first=True, rng=0)
+    x = tg.random.normal((5, 2, 3), rng=1)
+    out, state = layer(x)
+    out_b, state_b = first(tg.swapaxes(x, 0, 1))
+    np.testing.assert_array_equal(out.detach().numpy(), out_b.detach().numpy().swapaxes(0, 1))
+    pick = (lambda s: s[0]) if kind == "LSTM" else (lambda s: s)
+    np.testing.assert_array_equal(pick(state).detach().numpy(), pick(state_b).detach().numpy())
+    assert pick(state).shape == (4, 2, 4)
+    single, single_state = layer(x[:, 0])
+    assert single.shape == (5, 8)
+    assert pick(single_state).shape == (4, 4)
+    np.testing.assert_allclose(single.detach().numpy(), out.detach().numpy()[:, 0], rtol=1e-5)
+    again, _ = layer(x[:, 0], single_state)  # the state of an unbatched call fits the next one
+    assert again.shape == (5, 8)
+
+
+def test_state_carries_the_sequence_on():
+    layer = nn.LSTM(3, 4, 2, rng=0)
+    x = tg.random.normal((6, 2, 3), rng=1)
+    whole, end = layer(x)
+    first, state = layer(x[:2])
+    second, last = layer(x[2:], state)
+    joined = tg.concat([first, second]).detach().numpy()
+    np.testing.assert_allclose(joined, whole.detach().numpy(), rtol=1e-5, atol=1e-6)
+    for a, b in zip(end, last, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_first_values():
+    layer = nn.LSTM(3, 5, rng=0)
+    for k in range(4):
+        block = layer.weight_hh_l0.data[5 * k : 5 * (k + 1)]
+        np.testing.assert_allclose(block @ block.T, np.eye(5), atol=1e-6)
+    total = layer.bias_ih_l0.data + layer.bias_hh_l0.data
+    np.testing.assert_array_equal(total, np.r_[np.zeros(5), np.ones(5), np.zeros(10)])
+    assert np.abs(layer.weight_ih_l0.data).max() <= 5**-0.5
+    plain = nn.LSTM(3, 5, forget_bias=0.0, rng=0)
+    assert not plain.bias_ih_l0.data.any()
+    same = nn.LSTM(3, 5, rng=0)
+    for a, b in zip(layer.parameters(), same.parameters(), strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+
+
+def test_dropout_only_between_layers_and_only_in_training():
+    x = tg.random.normal((4, 2, 3), rng=1)
+    single = nn.LSTM(3, 4, 1, dropout=0.9, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(single(x)[0].data, single(x)[0].data)
+    double = nn.LSTM(3, 4, 2, dropout=0.5, rng=np.random.default_rng(0))
+    assert not np.array_equal(double(x)[0].data, double(x)[0].data)
+    double.eval()
+    np.testing.assert_array_equal(double(x)[0].data, double(x)[0].data)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: nn.LSTM(3, 4)(tg.zeros((5, 2, 7))), ["LSTM(3, 4)", "(T, B, I)", "(5, 2, 7)"]),
+        (lambda: nn.LSTM(3, 4, batch_first=True)(tg.zeros(3)), ["(B, T, I)", "(3,)"]),
+        (lambda: nn.RNN(3, 4)(tg.zeros((5, 2, 3)), tg.zeros((1, 3, 4))), ["(1, 3, 4)", "(1, 2, 4)"]),
+        (lambda: nn.LSTM(3, 4)(tg.zeros((5, 2, 3)), tg.zeros((1, 2, 4))), ["(h, c)"]),
+        (lambda: nn.RNN(3, 4)(tg.zeros((5, 2, 3), dtype=tg.int64)), ["int64", "Embedding"]),
+        (lambda: nn.RNN(3, 4)(tg.zeros((5, 2, 3), dtype=tg.float64)), ["float64", "float32"]),
+        (lambda: nn.RNN(3, 0), ["hidden_size", "0"]),
+        (lambda: nn.RNN(3, 4, nonlinearity="sigmoid"), ["'tanh' or 'relu'", "sigmoid"]),
+        (lambda: nn.LSTM(3, 4, dropout=1.5), ["1.5", "[0, 1]"]),
+    ],
+)  # fmt: skip
+def test_errors_name_what_was_seen_and_needed(call, words):
+    with pytest.raises(tg.TinygradError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)

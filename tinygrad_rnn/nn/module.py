@@ -1,0 +1,190 @@
+"""Module and Parameter: how a model is put together, walked through, saved and loaded.
+
+There is no registration. A module's parameters are whatever Parameters can be found in its
+attributes, in modules among its attributes, and in lists, tuples and dicts of either; their names
+are the path to them, joined by dots, as in PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from tinygrad_rnn import backends
+from tinygrad_rnn.core.grad_mode import no_grad
+from tinygrad_rnn.core.tensor import Tensor
+from tinygrad_rnn.errors import CheckpointError
+from tinygrad_rnn.ops.convert import to
+
+
+class Parameter(Tensor):
+    """A leaf Tensor that a Module owns and an optimizer changes; it requires a gradient."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = True
+    ) -> None:
+        super().__init__(data, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+class Module:
+    """Base class of layers and models: subclass it, set attributes, write ``forward``."""
+
+    training: bool = True  # set by train() and eval(); dropout looks at it
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:  # noqa: ARG002 - subclasses use them
+        """What the module computes. Every subclass says its own."""
+        raise TypeError(f"{type(self).__name__} has no forward method; a Module needs one")
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.forward(*inputs, **options)
+
+    # ---- walking ----
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all inside it, each once, with the path to it."""
+        seen: set[int] = set()
+        for name, found in _walk(self, prefix):
+            if isinstance(found, Module) and id(found) not in seen:
+                seen.add(id(found))
+                yield name, found
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all inside it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Every parameter with the path to it. A tied one comes once, under its first name."""
+        seen: set[int] = set()
+        for name, found in _walk(self, prefix):
+            if isinstance(found, Parameter) and id(found) not in seen:
+                seen.add(id(found))
+                yield name, found
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Every parameter, each once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    # ---- changing ----
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode (dropout drops), for this module and all inside it; returns itself."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Evaluation mode (dropout does nothing); returns itself."""
+        return self.train(mode=False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients: every parameter's ``.grad`` becomes None."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self, *args: Any, dtype: Any = None, device: str | None = None) -> Self:
+        """Move or convert every parameter, in place: ``model.to("cuda")``; returns itself.
+
+        The Parameter objects stay the same, so an optimizer made before still knows them.
+        """
+        with no_grad():
+            moved = [to(p.detach(), *args, dtype=dtype, device=device) for p in self.parameters()]
+        for parameter, new in zip(self.parameters(), moved, strict=True):
+            grad, wanted = parameter.grad, parameter.requires_grad
+            if new.data is parameter.data:
+                continue
+            parameter._data, parameter._node = new.data, None
+            parameter.requires_grad_(wanted)
+            if grad is not None:
+                parameter.grad = to(Tensor(grad), dtype=new.dtype, device=new.device).data
+        return self
+
+    # ---- saving and loading ----
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """A copy of every parameter as a NumPy array, by name: fit for `tinygrad_rnn.save`."""
+        return {name: p.detach().numpy() for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Copy arrays or Tensors into the parameters of the same names.
+
+        Args:
+            state: name to array; a tied parameter may come under any of its names, or all.
+            strict: also refuse missing and unexpected names.
+
+        Raises:
+            CheckpointError: names every missing, unexpected and mis-shaped entry at once, and
+                leaves the module as it was.
+        """
+        names: dict[str, Parameter] = {
+            name: found for name, found in _walk(self, "") if isinstance(found, Parameter)
+        }
+        given = {id(names[name]) for name in state if name in names}
+        missing = [n for n, p in self.named_parameters() if id(p) not in given]
+        unexpected = [name for name in state if name not in names]
+        arrays = {name: _host(state[name]) for name in names if name in state}
+        wrong = [
+            f"{name} has shape {array.shape}, needed {names[name].shape}"
+            for name, array in arrays.items()
+            if array.shape != names[name].shape
+        ]
+        problems = [f"mis-shaped: {line}" for line in wrong]
+        if strict:
+            problems += [f"missing: {name}" for name in missing]
+            problems += [f"unexpected: {name}" for name in unexpected]
+        if problems:
+            raise CheckpointError(
+                f"the state does not fit this {type(self).__name__}: " + "; ".join(problems)
+            )
+        for name, array in arrays.items():
+            parameter = names[name]
+            where = backends.of(parameter.data)
+            parameter.writable()[...] = where.asarray(
+                array.astype(parameter.dtype), parameter.device
+            )
+
+    # ---- showing ----
+
+    def describe(self) -> str:
+        """What a layer adds about itself in ``repr``: sizes, mostly."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = []
+        for name, value in vars(self).items():
+            if isinstance(value, Module) or (
+                isinstance(value, list | tuple | dict)
+                and any(isinstance(found, Module) for _, found in _walk(value, ""))
+            ):
+                lines.append(f"({name}): {value!r}".replace("\n", "\n  "))
+        inside = "".join(f"\n  {line}" for line in lines)
+        return f"{type(self).__name__}({self.describe()}{inside}{chr(10) if lines else ''})"
+
+
+def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every Module and Parameter that can be reached from `value`, with the path to it."""
+    if isinstance(value, Parameter):
+        yield path, value
+        return
+    if isinstance(value, Module):
+        yield path, value
+        children: Any = vars(value).items()
+    elif isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list | tuple):
+        children = enumerate(value)
+    else:
+        return
+    for name, child in children:
+        yield from _walk(child, f"{path}.{name}" if path else str(name))
+
+
+def _host(value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        return value.detach().numpy()
+    if type(value) in backends.ARRAY_TYPES:
+        return backends.of(value).to_host(value)
+    return np.asarray(value)
