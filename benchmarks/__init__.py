@@ -1,0 +1,1 @@
+"""Benchmarks: never run by the tests, always reporting ratios measured in one run."""

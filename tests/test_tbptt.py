@@ -1,0 +1,195 @@
+"""Truncated back-propagation through time does what its name says, and no more."""
+
+import gc
+import itertools
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import nn, optim
+
+
+class Model(nn.Module):
+    """An LSTM and a linear read-out, in float64 so that equalities can be exact or 1e-12."""
+
+    def __init__(self, H=5, I=2, V=3, seed=0, layers=1):
+        rng = np.random.default_rng(seed)
+        self.rnn = nn.LSTM(I, H, layers, rng=rng, dtype=np.float64)
+        self.head = nn.Linear(H, V, rng=rng, dtype=np.float64)
+
+    def forward(self, x, state=None):
+        y, state = self.rnn(x, state)
+        return self.head(y), state
+
+
+def stream(N, B=2, I=2, V=3, seed=1):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(N, B, I)), rng.integers(0, V, (N, B))
+
+
+def still(model):
+    """An optimizer that never moves, so that gradients can be compared from window to window."""
+    return optim.SGD(model.parameters(), lr=0.0)
+
+
+def gradients(model):
+    return {name: p.grad.copy() for name, p in model.named_parameters()}
+
+
+cross_entropy = nn.functional.cross_entropy
+
+
+def test_one_window_is_full_back_propagation_bit_for_bit():
+    xs, ys = stream(12)
+    model, plain = Model(), Model()
+    (report,) = tg.TBPTT(model, cross_entropy, still(model), k1=12).run(xs, ys)
+    out, _ = plain(tg.tensor(xs))
+    loss = cross_entropy(out, ys)
+    loss.backward()
+    assert float(report.loss) == float(loss)
+    for name, p in plain.named_parameters():
+        np.testing.assert_array_equal(gradients(model)[name], p.grad)
+
+
+def test_a_training_run_with_one_window_equals_plain_training_bit_for_bit():
+    xs, ys = stream(8)
+    model, plain = Model(), Model()
+    ours = optim.Adam(model.parameters(), lr=0.01)
+    theirs = optim.Adam(plain.parameters(), lr=0.01)
+    tbptt = tg.TBPTT(model, cross_entropy, ours, k1=8, k2=8, clip_norm=0.5)
+    for _ in range(5):
+        for report in tbptt.run(xs, ys):
+            assert report.clipped == (float(report.norm) > 0.5)
+        theirs.zero_grad()
+        cross_entropy(plain(tg.tensor(xs))[0], ys).backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        theirs.step()
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+
+
+@tg.primitive
+def cut(x):
+    """The same values, but its Jacobian is zero: a boundary that no gradient crosses."""
+    return x
+
+
+cut.vjp(x=lambda g: 0.0 * g)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(3, 3), (2, 4), (2, 5), (1, 4), (3, 5), (3, 12), (5, 5)])
+def test_a_window_is_the_full_graph_with_the_boundary_jacobian_zeroed(k1, k2):
+    xs, ys = stream(12)
+    model, whole = Model(), Model()
+    reports = tg.TBPTT(model, cross_entropy, still(model), k1=k1, k2=k2).run(xs, ys)
+    for done, report in zip(itertools.count(0, k1), reports, strict=False):
+        end = min(done + k1, 12)
+        start = max(0, done + k1 - k2)
+        whole.zero_grad()
+        state = None
+        if start:  # the full graph from the very first step, its state cut at `start`
+            _, (h, c) = whole(tg.tensor(xs[:start]))
+            state = (cut(h), cut(c))
+        out, _ = whole(tg.tensor(xs[start:end]), state)
+        loss = cross_entropy(out[done - start :], ys[done:end])
+        loss.backward()
+        assert float(report.loss) == pytest.approx(float(loss), rel=1e-12)
+        assert report.tokens == (end - done) * 2
+        for name, p in whole.named_parameters():
+            np.testing.assert_allclose(gradients(model)[name], p.grad, rtol=1e-11, atol=1e-12)
+
+
+def test_longer_windows_approach_the_full_gradient():
+    """The truncation is real: short windows give another gradient, longer ones a closer one."""
+    xs, ys = stream(24)
+    full = Model()
+    out, _ = full(tg.tensor(xs))
+    cross_entropy(out[-2:], ys[-2:]).backward()
+    exact = np.concatenate([p.grad.ravel() for p in full.parameters()])
+    errors = []
+    for k2 in (2, 4, 12, 24):
+        model = Model()
+        for _ in tg.TBPTT(model, cross_entropy, still(model), k1=2, k2=k2).run(xs, ys):
+            pass  # the gradients of the last update stay
+        found = np.concatenate([p.grad.ravel() for p in model.parameters()])
+        errors.append(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 1e-3
+    assert errors[-1] < 1e-12
+
+
+def test_forward_values_do_not_depend_on_the_windows():
+    xs, ys = stream(24)
+    losses = {}
+    for k1, k2 in [(24, 24), (1, 1), (4, 4), (4, 12), (6, 8)]:
+        model = Model()
+        run = tg.TBPTT(model, cross_entropy, still(model), k1=k1, k2=k2).run(xs, ys)
+        each = [float(r.loss) * r.tokens for r in run]
+        losses[k1, k2] = sum(each)
+    for total in losses.values():
+        assert total == pytest.approx(losses[24, 24], rel=1e-13)
+
+
+def test_runs_continue_where_the_last_one_ended():
+    xs, ys = stream(24)
+    straight, halves = Model(), Model()
+    for model, pieces in ((straight, [slice(0, 24)]), (halves, [slice(0, 12), slice(12, 24)])):
+        tbptt = tg.TBPTT(model, cross_entropy, optim.SGD(model.parameters(), lr=0.1), k1=4)
+        state = None
+        for piece in pieces:
+            for report in tbptt.run(xs[piece], ys[piece], state):
+                state = report.state
+    for a, b in zip(straight.parameters(), halves.parameters(), strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+
+
+def test_memory_stays_flat_over_thousands_of_windows_without_the_collector():
+    """Counted, not timed: every window's graph is gone by reference counting alone."""
+    xs, ys = stream(3 * 3000, B=1)
+    model = Model(H=3)
+    optimizer = optim.SGD(model.parameters(), lr=0.01)
+    tbptt = tg.TBPTT(model, cross_entropy, optimizer, k1=3, k2=6)
+    gc.collect()
+    gc.disable()
+    try:
+        counts = []
+        for i, report in enumerate(tbptt.run(xs, ys)):
+            assert report.state is None or all(s.is_leaf for s in report.state)
+            if i % 500 == 499:
+                counts.append(len(gc.get_objects()))
+        assert len(counts) == 6
+        assert max(counts) - min(counts) < 50
+    finally:
+        gc.enable()
+
+
+def test_state_may_be_nested_and_is_detached():
+    x = tg.ones(2, requires_grad=True)
+    state = {"a": (x * 2, [x * 3]), "b": None}
+    cut_off = tg.tbptt.detach(state)
+    assert not cut_off["a"][0].requires_grad
+    assert isinstance(cut_off["a"], tuple)
+    assert cut_off["b"] is None
+
+
+def test_report_reads_lazily_and_clip_none_leaves_gradients():
+    xs, ys = stream(6)
+    model = Model()
+    (report,) = tg.TBPTT(model, cross_entropy, still(model), k1=6).run(xs, ys)
+    assert report.clip_norm is None
+    assert not report.clipped
+    total = np.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
+    assert float(report.norm) == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(0, None), (4, 2), (2.0, None), (-1, 3)])
+def test_impossible_windows_are_refused(k1, k2):
+    with pytest.raises(tg.ShapeError, match="k1"):
+        tg.TBPTT(Model(), cross_entropy, still(Model()), k1=k1, k2=k2)
+
+
+def test_unequal_streams_are_refused():
+    xs, ys = stream(6)
+    with pytest.raises(tg.ShapeError, match="6 inputs but 5 targets"):
+        next(tg.TBPTT(Model(), cross_entropy, still(Model()), k1=2).run(xs, ys[:5]))
