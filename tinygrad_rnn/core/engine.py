@@ -27,6 +27,7 @@ from tinygrad_rnn.core.broadcast import unbroadcast
 from tinygrad_rnn.core.grad_mode import enable_grad
 from tinygrad_rnn.core.tensor import Leaf, Tensor, wrap
 from tinygrad_rnn.errors import (
+    DeviceError,
     DTypeError,
     GraphFreedError,
     NotDifferentiableError,
@@ -326,6 +327,11 @@ def _seed(tensor: Tensor, gradient: Any) -> Array:
                 f"only one-element tensors have an obvious one. Did you mean .sum() or .mean()?"
             )
         return backend.xp.ones_like(data)
+    if isinstance(gradient, Tensor) and gradient.device != tensor.device:
+        raise DeviceError(
+            f"the gradient is on {gradient.device}, the tensor on {tensor.device}; "
+            f"move it with .to({tensor.device!r})"
+        )
     given = gradient._data if isinstance(gradient, Tensor) else gradient
     if type(given) is not type(data):
         given = Tensor(given, device=tensor.device)._data

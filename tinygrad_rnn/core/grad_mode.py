@@ -18,6 +18,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Recording(threading.local):
     enabled = True  # the value each new thread starts with
 
+    def __init__(self) -> None:  # runs once in each thread
+        self.before: list[bool] = []  # what to go back to, innermost last
+
 
 recording = _Recording()
 
@@ -28,11 +31,11 @@ class _GradMode:
     enabled: bool
 
     def __enter__(self) -> None:
-        self._before = [*getattr(self, "_before", ()), recording.enabled]
+        recording.before.append(recording.enabled)
         recording.enabled = self.enabled
 
     def __exit__(self, *exc: object) -> None:
-        recording.enabled = self._before.pop()
+        recording.enabled = recording.before.pop()
 
     def __call__(self, function: F) -> F:
         if inspect.isgeneratorfunction(function):

@@ -84,7 +84,7 @@ def power(a: Array, b: Array) -> Array:
 
 
 def _power_by_base(g: Any, a: Any, b: Any) -> Any:
-    """b * a**(b-1), and 0 at b = 0: there a**-1 is infinite at a = 0, so that corner takes a = 1."""
+    """b * a**(b-1), and 0 at b = 0; a**-1 is infinite at a = 0, so that corner takes a = 1."""
     if isinstance(b, float | int):
         return g * b * a ** (b - 1) if b != 0 else zeros_like(g)
     corner = logical_and(equal(a, 0), equal(b, 0))

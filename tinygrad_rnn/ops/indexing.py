@@ -16,7 +16,7 @@ from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array, check_range
 from tinygrad_rnn.core.primitive import primitive
 from tinygrad_rnn.core.tensor import Tensor, wrap
-from tinygrad_rnn.errors import DTypeError, ShapeError
+from tinygrad_rnn.errors import DeviceError, DTypeError, ShapeError
 from tinygrad_rnn.ops.shape import normalize_axis, ravel
 
 
@@ -74,7 +74,20 @@ def _settle(part: Any, like: Array) -> Any:
     if type(array) is np.ndarray and type(like) is not np.ndarray:
         backend = backends.of(like)
         return backend.asarray(array, backend.device_of(like))
-    return array
+    _check_place(array, like, "indexing")
+    # A copy of the caller's own array: one that is filled anew before the backward pass, as a data
+    # loader's buffer is, would send the gradient to other rows.
+    return array if array is not part or isinstance(part, Tensor) else array.copy()
+
+
+def _check_place(index: Array, like: Array, op: str) -> None:
+    """Refuse an index from another device; only from the host it travels by itself."""
+    if type(index) is not type(like):
+        there, here = (backends.of(a).device_of(a) for a in (index, like))
+        raise DeviceError(
+            f"{op}: operands are on different devices (an index on {there}, the tensor on {here}); "
+            f"move one of them with .to({here!r})"
+        )
 
 
 def as_index(ids: Any, like: Any, size: int, op: str, *, ignore: int | None = None) -> Array:
@@ -91,16 +104,17 @@ def as_index(ids: Any, like: Any, size: int, op: str, *, ignore: int | None = No
             raise DTypeError(f"{op}: ids are integers, got {array.dtype}; use .to(tg.int64)")
         array = array.astype(np.int64)
     counted = array if ignore is None else array[array != ignore]
-    backend = backends.of(like.data if isinstance(like, Tensor) else like)
+    like = like.data if isinstance(like, Tensor) else like
+    backend = backends.of(like)
     if type(array) is np.ndarray:
         if counted.size:
             check_range(int(counted.min()), int(counted.max()), size, op)
         if backend.array_type is not np.ndarray:
-            where = backend.device_of(like.data if isinstance(like, Tensor) else like)
-            return backend.asarray(array, where)
+            return backend.asarray(array, backend.device_of(like))
     else:
+        _check_place(array, like, op)
         backend.check_index(counted, size, op)
-    return array
+    return array.copy() if array is ids else array  # as in `_settle`: a loader may refill its own
 
 
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:

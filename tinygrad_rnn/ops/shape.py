@@ -11,6 +11,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.primitive import primitive
@@ -168,21 +170,29 @@ def roll(x: Any, shift: Shape, axis: int | Sequence[int] | None = None) -> Any:
 
 
 @primitive
-def tril(x: Array, *, k: int = 0) -> Array:
-    """`x` with zeros above the k-th diagonal of its last two dimensions."""
+def _tril(x: Array, *, k: int) -> Array:
     return namespace(x).tril(x, k)
 
 
-tril.vjp(x=lambda g, *, k=0: tril(g, k=k))
+_tril.vjp(x=lambda g, *, k: _tril(g, k=k))
+
+
+def tril(x: Any, k: int = 0) -> Any:
+    """`x` with zeros above the k-th diagonal of its last two dimensions."""
+    return _tril(x, k=k)
 
 
 @primitive
-def triu(x: Array, *, k: int = 0) -> Array:
-    """`x` with zeros below the k-th diagonal of its last two dimensions."""
+def _triu(x: Array, *, k: int) -> Array:
     return namespace(x).triu(x, k)
 
 
-triu.vjp(x=lambda g, *, k=0: triu(g, k=k))
+_triu.vjp(x=lambda g, *, k: _triu(g, k=k))
+
+
+def triu(x: Any, k: int = 0) -> Any:
+    """`x` with zeros below the k-th diagonal of its last two dimensions."""
+    return _triu(x, k=k)
 
 
 @primitive
@@ -202,7 +212,7 @@ def pad(x: Any, pad_width: Any, *, constant_value: float = 0) -> Any:
     pair for each dimension.
     """
     widths: list[Any]
-    if isinstance(pad_width, int):
+    if isinstance(pad_width, int | np.integer):
         widths = [(pad_width, pad_width)] * x.ndim
     elif all(isinstance(w, int) for w in pad_width):
         widths = [tuple(pad_width) * (1 if len(pad_width) == 2 else 2)] * x.ndim
@@ -257,12 +267,12 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
     return concat([expand_dims(p, axis) for p in parts], axis)
 
 
-def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Any]:
+def split(x: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
     """Cut along an axis: into n equal parts, or before each of the given indices (as NumPy)."""
     place = normalize_axis(axis, x.ndim, "split")
     size = x.shape[place]
-    if isinstance(indices_or_sections, int):
-        n = indices_or_sections
+    if isinstance(indices_or_sections, int | np.integer):
+        n = int(indices_or_sections)
         if n < 1 or size % n:
             raise ShapeError(f"split: {size} elements do not make {n} equal parts")
         cuts = [size // n * i for i in range(1, n)]
@@ -282,7 +292,7 @@ def unstack(x: Any, axis: int = 0) -> tuple[Any, ...]:
 
 def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     """Each element (or slice along `axis`) repeated in place: ``[1, 2] -> [1, 1, 2, 2]``."""
-    if not isinstance(repeats, int) or repeats < 0:
+    if not isinstance(repeats, int | np.integer) or repeats < 0:
         raise ShapeError(f"repeat: repeats is a whole number >= 0, got {repeats!r}")
     if axis is None:
         return repeat(ravel(x), repeats, 0)

@@ -1,0 +1,470 @@
+"""Where each op is differentiable: the one table the gradient tests walk over.
+
+An entry names an op and draws `Case`s: inputs in float64 and the options of a call through the
+public function. Two habits keep differences meaningful and failures readable:
+
+* Elements come from grids such as ..., -3/16, -1/16, 1/16, 3/16, ... A kink at 0 lies between two
+  grid points, and two inputs that must not tie come from two grids that never meet: a distance of
+  at least 1/32, thousands of times the step of the differences. Nothing is filtered out.
+* Grid points are exact in float32, print short, and shrink towards 0.
+
+`tests/test_gradients.py` fails for an op of the package that no entry covers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.ops import arithmetic, convert, elementwise, indexing, linalg, reduce, shape
+from tinygrad_rnn.ops import loss as loss_ops
+from tinygrad_rnn.ops import lstm as lstm_ops
+from tinygrad_rnn.ops import rnn as rnn_ops
+
+A = arithmetic
+# Results are bools or integers: there is nothing to differentiate.
+NOT_DIFFERENTIABLE = {
+    A.equal, A.not_equal, A.less, A.less_equal, A.greater, A.greater_equal,
+    A.logical_and, A.logical_or, A.logical_not, reduce._argmax, reduce._argmin,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: differentiable inputs, and the rest."""
+
+    arrays: tuple[np.ndarray, ...]
+    function: Callable[..., tg.Tensor]
+    options: dict = field(default_factory=dict)
+
+    def op(self, *tensors) -> tg.Tensor:
+        return self.function(*tensors, **self.options)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An op's cases, and the primitives that they are the test of."""
+
+    cases: st.SearchStrategy[Case]
+    covers: tuple
+
+
+ENTRIES: dict[str, Entry] = {}
+
+
+def entry(name: str, cases: st.SearchStrategy[Case], *covers) -> None:
+    assert name not in ENTRIES
+    ENTRIES[name] = Entry(cases, covers)
+
+
+# ---- numbers, shapes, axes ----
+
+
+def grid(low: float, high: float, *, offset: float = 1 / 16) -> st.SearchStrategy[float]:
+    """Multiples of 1/8, shifted by `offset`."""
+    return st.integers(math.ceil(low * 8), math.floor(high * 8)).map(lambda k: k / 8 + offset)
+
+
+REAL = grid(-3, 3)  # never 0
+WITH_ZERO = grid(-3, 3, offset=0)
+POSITIVE = grid(0.5, 3)
+NONZERO = st.builds(lambda x, sign: x * sign, POSITIVE, st.sampled_from([1, -1]))
+MANY = grid(-6, 6)  # enough for arrays without ties
+
+
+def shapes(min_dims: int = 0, max_dims: int = 3, min_side: int = 0):
+    return hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=3)
+
+
+def filled(shape_, values=REAL, *, unique: bool = False):
+    return hnp.arrays(np.float64, shape_, elements=values, fill=st.nothing(), unique=unique)
+
+
+@st.composite
+def axes_of(draw, ndim: int, *, several: bool = True):
+    """None, one axis or several, counted from either end."""
+    if ndim == 0 or draw(st.booleans()):
+        return None
+    one = st.integers(-ndim, ndim - 1)
+    if not several or draw(st.booleans()):
+        return draw(one)
+    return tuple(draw(st.lists(one, unique_by=lambda a: a % ndim, max_size=ndim)))
+
+
+# ---- families ----
+
+
+def unary(function, values=REAL, *, min_dims: int = 0, **options):
+    return shapes(min_dims).flatmap(
+        lambda s: filled(s, values).map(lambda a: Case((a,), function, options))
+    )
+
+
+@st.composite
+def broadcast(draw, function, *values):
+    """As many inputs as `values`, whose shapes broadcast against each other."""
+    found = draw(
+        hnp.mutually_broadcastable_shapes(
+            num_shapes=len(values), max_dims=3, min_side=0, max_side=3
+        )
+    )
+    arrays = tuple(draw(filled(s, v)) for s, v in zip(found.input_shapes, values, strict=True))
+    return Case(arrays, function)
+
+
+@st.composite
+def reduction(draw, function, values=REAL, *, unique=False, min_side=0, **options):
+    """Over no axis, one, several or all; `options` are strategies."""
+    a = draw(filled(draw(shapes(min_side=min_side)), values, unique=unique))
+    drawn = {name: draw(strategy) for name, strategy in options.items()}
+    drawn |= {"axis": draw(axes_of(a.ndim)), "keepdims": draw(st.booleans())}
+    return Case((a,), function, drawn)
+
+
+@st.composite
+def shaped(draw, function, options, *, min_dims=0, min_side=0):
+    """`options(draw, shape)` gives the options that go with a shape."""
+    s = draw(shapes(min_dims, min_side=min_side))
+    return Case((draw(filled(s)),), function, options(draw, s))
+
+
+def one_axis(draw, s) -> int:
+    return draw(st.integers(-len(s), len(s) - 1))
+
+
+# ---- elementwise ----
+
+for _op, _values in [
+    (A.negative, REAL), (A.log, POSITIVE), (elementwise.exp, REAL), (elementwise.expm1, REAL),
+    (elementwise.log1p, grid(-0.75, 3)), (elementwise.sqrt, POSITIVE),
+    (elementwise.square, WITH_ZERO), (elementwise.reciprocal, NONZERO), (elementwise.sin, REAL),
+    (elementwise.cos, REAL), (elementwise.tanh, WITH_ZERO), (elementwise.sigmoid, WITH_ZERO),
+    (elementwise.softplus, REAL), (elementwise.relu, REAL), (elementwise.abs, REAL),
+    (elementwise.sign, REAL), (elementwise.erf, WITH_ZERO),
+]:  # fmt: skip
+    entry(_op.__name__, unary(_op, _values), _op)
+entry("gelu", unary(tg.gelu))
+entry("gelu, tanh", unary(tg.gelu, approximate="tanh"))
+for _low, _high in [(-1, None), (None, 1), (-1, 1)]:
+    entry(f"clip to {_low}, {_high}", unary(tg.clip, min=_low, max=_high), elementwise._clip)
+entry(
+    "clip by tensors", broadcast(tg.clip, REAL, grid(-3, 3, offset=0), grid(-3, 3, offset=1 / 32))
+)
+
+for _op, _a, _b in [
+    (A.add, REAL, REAL), (A.subtract, REAL, REAL), (A.multiply, REAL, WITH_ZERO),
+    (A.divide, WITH_ZERO, NONZERO), (A.power, POSITIVE, WITH_ZERO),
+    (A.maximum, REAL, WITH_ZERO), (A.minimum, REAL, WITH_ZERO),
+]:  # fmt: skip
+    entry(_op.__name__, broadcast(_op, _a, _b), _op)
+for _n in (0, 1, 2, 3, -2):
+    entry(f"power, exponent {_n}", unary(lambda x, n: x**n, NONZERO, n=_n), A.power)
+entry("power, base 2", unary(lambda x: 2**x), A.power)
+entry("arithmetic with numbers", unary(lambda x: (1 - x) / 2 + 3 / (x + 4) - x * 0.5 - 1))
+entry("a + a", unary(lambda x: x + x), A.add)
+entry("a * a", unary(lambda x: x * x), A.multiply)
+
+
+@st.composite
+def _where(draw):
+    found = draw(
+        hnp.mutually_broadcastable_shapes(num_shapes=3, min_side=0, max_side=3, max_dims=3)
+    )
+    first, second, third = found.input_shapes
+    condition = draw(hnp.arrays(bool, first))
+    call = lambda a, b, condition: tg.where(tg.tensor(condition, device=a.device), a, b)  # noqa: E731
+    return Case((draw(filled(second)), draw(filled(third))), call, {"condition": condition})
+
+
+entry("where", _where(), A.where)
+
+
+# ---- reductions ----
+
+entry("sum", reduction(tg.sum), reduce._sum)
+entry("mean", reduction(tg.mean, min_side=1))
+_correction = {"correction": st.sampled_from([0, 0.5])}
+entry("var", reduction(tg.var, min_side=1, **_correction))
+entry("std", reduction(tg.std, MANY, min_side=1, unique=True, **_correction))
+entry("max", reduction(tg.max, MANY, min_side=1, unique=True), reduce._max)
+entry("min", reduction(tg.min, MANY, min_side=1, unique=True), reduce._min)
+entry("prod", reduction(tg.prod, grid(-1, 1, offset=0)), reduce._prod)
+entry("logsumexp", reduction(tg.logsumexp, min_side=1), reduce._logsumexp)
+entry("norm", reduction(tg.norm), reduce._norm)
+for _ord in (1, math.inf, -math.inf, 3, 0.5):
+    _side, _from = (1, grid(0.5, 9)) if math.isinf(_ord) else (1, REAL)
+    _cases = reduction(tg.norm, _from, unique=math.isinf(_ord), min_side=_side, ord=st.just(_ord))
+    entry(f"norm, ord {_ord}", _cases)
+entry(
+    "cumsum",
+    shaped(tg.cumsum, lambda draw, s: {"axis": draw(axes_of(len(s), several=False))}),
+    reduce._cumsum,
+)
+for _op, _primitive in [(tg.softmax, reduce._softmax), (tg.log_softmax, reduce._log_softmax)]:
+    _cases = shaped(_op, lambda draw, s: {"axis": one_axis(draw, s)}, min_dims=1, min_side=1)
+    entry(_op.__name__, _cases, _primitive)
+
+
+# ---- shapes ----
+
+
+def _reshaped(draw, s):
+    parts = draw(st.permutations([*s, 1]))
+    return {"wanted": tuple(parts) if draw(st.booleans()) else (math.prod(s),)}
+
+
+def _broadcasted(draw, s):
+    wide = tuple(3 if n == 1 else n for n in s)
+    return {"shape": draw(st.sampled_from([s, wide, (2, *wide), (0, *wide)]))}
+
+
+def _rolled(draw, s):
+    axis = draw(axes_of(len(s)))
+    count = len(axis) if isinstance(axis, tuple) else 1
+    shifts = tuple(draw(st.integers(-4, 4)) for _ in range(count))
+    return {"shift": shifts if isinstance(axis, tuple) else shifts[0], "axis": axis}
+
+
+def _diagonal(draw, s):
+    return {"k": draw(st.integers(-3, 3))}
+
+
+def _padded(draw, s):
+    pair = st.tuples(st.integers(0, 2), st.integers(0, 2))
+    widths = draw(st.one_of(st.integers(0, 2), pair, st.tuples(*[pair] * len(s))))
+    return {"pad_width": widths, "constant_value": draw(st.sampled_from([0, 1.5]))}
+
+
+def _axis_and(**strategies):
+    return lambda draw, s: {
+        "axis": one_axis(draw, s),
+        **{name: draw(strategy) for name, strategy in strategies.items()},
+    }
+
+
+entry("reshape", shaped(lambda x, wanted: x.reshape(wanted), _reshaped), shape._reshape)
+entry(
+    "permute_dims",
+    shaped(tg.permute_dims, lambda draw, s: {"axes": draw(st.permutations(range(len(s))))}),
+    shape._permute_dims,
+)
+entry("broadcast_to", shaped(tg.broadcast_to, _broadcasted), shape._broadcast_to)
+entry("flip", shaped(tg.flip, lambda draw, s: {"axis": draw(axes_of(len(s)))}), shape._flip)
+entry("roll", shaped(tg.roll, _rolled), shape._roll)
+entry("tril", shaped(tg.tril, _diagonal, min_dims=2), shape._tril)
+entry("triu", shaped(tg.triu, _diagonal, min_dims=2), shape._triu)
+entry("pad", shaped(tg.pad, _padded, min_dims=1), shape._pad)
+entry("ravel", unary(tg.ravel))
+entry("transpose", unary(tg.transpose))
+entry("matrix_transpose", unary(tg.matrix_transpose, min_dims=2))
+entry(
+    "swapaxes",
+    shaped(
+        tg.swapaxes,
+        lambda draw, s: {"axis1": one_axis(draw, s), "axis2": one_axis(draw, s)},
+        min_dims=1,
+    ),
+)
+entry("expand_dims", shaped(tg.expand_dims, lambda draw, s: {"axis": one_axis(draw, (*s, 1))}))
+entry("squeeze", unary(lambda x: tg.squeeze(tg.expand_dims(x, (0, -1)), -1)))
+_repeats = {"repeats": st.integers(0, 3)}
+entry("repeat", shaped(tg.repeat, _axis_and(**_repeats), min_dims=1))
+entry(
+    "tile",
+    shaped(
+        tg.tile,
+        lambda draw, s: {
+            "repetitions": tuple(draw(st.lists(st.integers(0, 2), max_size=len(s) + 1)))
+        },
+    ),
+)
+entry(
+    "split",
+    shaped(
+        lambda x, axis, cuts: tg.concat(tg.split(x, cuts, axis)[::-1], axis),
+        _axis_and(cuts=st.lists(st.integers(0, 3), max_size=2).map(sorted)),
+        min_dims=1,
+    ),
+)
+entry(
+    "unstack",
+    shaped(
+        lambda x, axis: tg.stack(tg.unstack(x, axis)[::-1], axis),
+        _axis_and(),
+        min_dims=1,
+        min_side=1,
+    ),
+)
+
+
+@st.composite
+def _concat(draw):
+    s = draw(shapes(1))
+    axis = one_axis(draw, s)
+    sizes = draw(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+    place = axis % len(s)
+    arrays = [draw(filled((*s[:place], n, *s[place + 1 :]))) for n in sizes]
+    return Case(tuple(arrays), lambda *xs, axis: tg.concat(xs, axis), {"axis": axis})
+
+
+@st.composite
+def _stack(draw):
+    s = draw(shapes(0, 2))
+    arrays = tuple(draw(filled(s)) for _ in range(draw(st.integers(1, 3))))
+    return Case(arrays, lambda *xs, axis: tg.stack(xs, axis), {"axis": one_axis(draw, (*s, 1))})
+
+
+entry("concat", _concat(), shape._concat)
+entry("stack", _stack())
+entry("a tensor twice in concat", unary(lambda x: tg.concat([x, x], 0), min_dims=1), shape._concat)
+
+
+# ---- indexing ----
+
+
+@st.composite
+def indices_into(draw, s: tuple[int, ...]):
+    """An index of any form that NumPy has."""
+    forms = [hnp.basic_indices(s, allow_newaxis=True, allow_ellipsis=True), hnp.arrays(bool, s)]
+    if s and all(s):
+        small = hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=3)
+        rows = hnp.arrays(np.int64, small, elements=st.integers(-s[0], s[0] - 1))
+        forms += [
+            hnp.integer_array_indices(s, result_shape=small),
+            rows,
+            st.tuples(rows),
+            rows.map(lambda r: (r, None, ...)),
+            hnp.arrays(bool, s[:1]),
+            st.tuples(st.just(...), st.lists(st.integers(-s[-1], s[-1] - 1), max_size=3)),
+        ]
+    return draw(st.one_of(forms))
+
+
+@st.composite
+def _getitem(draw):
+    a = draw(filled(draw(shapes())))
+    return Case((a,), lambda x, index: x[index], {"index": draw(indices_into(a.shape))})
+
+
+@st.composite
+def _take(draw):
+    a = draw(filled(draw(shapes(1, min_side=1))))
+    axis = draw(axes_of(a.ndim, several=False))
+    size = a.size if axis is None else a.shape[axis]
+    ids = draw(hnp.arrays(np.int64, shapes(0, 2), elements=st.integers(-size, size - 1)))
+    return Case((a,), tg.take, {"indices": ids, "axis": axis})
+
+
+@st.composite
+def _take_along_axis(draw):
+    a = draw(filled(draw(shapes(1, min_side=1))))
+    axis = one_axis(draw, a.shape)
+    s = list(a.shape)
+    s[axis] = draw(st.integers(0, 3))
+    size = a.shape[axis]
+    ids = draw(hnp.arrays(np.int64, tuple(s), elements=st.integers(-size, size - 1)))
+    return Case((a,), tg.take_along_axis, {"indices": ids, "axis": axis})
+
+
+entry("getitem", _getitem(), indexing._getitem, indexing._scatter)
+entry("take", _take())
+entry("take_along_axis", _take_along_axis())
+
+
+# ---- products ----
+
+_MATMUL = hnp.mutually_broadcastable_shapes(
+    signature=np.matmul.signature, max_dims=2, min_side=0, max_side=3
+)
+
+
+@st.composite
+def of_shapes(draw, function, shapes_, **options):
+    """Inputs of the shapes that one draw gives."""
+    return Case(tuple(draw(filled(s)) for s in draw(shapes_)), function, options)
+
+
+entry("matmul", of_shapes(tg.matmul, _MATMUL.map(lambda m: m.input_shapes)), linalg._matmul)
+_DOT = [((3,), (3,)), ((2, 3), (3,)), ((2, 3), (3, 2)), ((3,), (2, 3, 2)), ((2, 1, 3), (2, 3, 2)),
+        ((), (2, 3)), ((0,), (0,)), ((2, 0), (0, 3))]  # fmt: skip
+entry("dot", of_shapes(tg.dot, st.sampled_from(_DOT)))
+entry("outer", of_shapes(tg.outer, st.tuples(shapes(0, 2), shapes(0, 2))))
+_EINSUM = """
+    ij,jk->ik  ij->ji  ij->j  ij->  ii->i  ii  iij->j  bij,bjk->bik  i,i->  i,j->ij  ij,j
+    ijk,kl->ijl  ij,kj,kl->il  ...i,ij->...j  bij,j->b  ij,ij->i  i...,i...->...  i,->i
+"""
+
+
+@st.composite
+def _einsum(draw):
+    subscripts = draw(st.sampled_from(_EINSUM.split()))
+    size = {letter: draw(st.integers(0, 3)) for letter in "bijklZ"}
+    terms = subscripts.partition("->")[0].replace("...", "Z").split(",")
+    arrays = tuple(draw(filled(tuple(size[letter] for letter in t))) for t in terms)
+    return Case(arrays, lambda *xs, s: tg.einsum(s, *xs), {"s": subscripts})
+
+
+entry("einsum", _einsum())
+
+
+# ---- conversions ----
+
+
+def there_and_back(x):
+    return x.to("fake" if x.device == "cpu" else "cpu").to(x.device)
+
+
+entry("astype", unary(lambda x: x.astype(x.dtype)), convert._astype)
+entry("transfer", unary(there_and_back), convert._transfer)
+
+
+# ---- fused ops ----
+
+
+@st.composite
+def _cross_entropy(draw):
+    *outer, classes = draw(shapes(1, min_side=1))
+    if draw(st.booleans()):
+        outer = [0, *outer][: len(outer)]  # no rows at all
+    targets = draw(
+        hnp.arrays(np.int64, tuple(outer), elements=st.sampled_from([-100, *range(classes)]))
+    )
+    options = {
+        "targets": targets,
+        "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
+        "label_smoothing": draw(st.sampled_from([0.0, 0.25])),
+    }
+    call = loss_ops.softmax_cross_entropy
+    return Case((draw(filled((*outer, classes))),), call, options)
+
+
+entry("cross_entropy", _cross_entropy(), loss_ops._softmax_cross_entropy)
+
+
+@st.composite
+def recurrent(draw, op, *, gates: int, states: int, bias: bool | None = None, **options):
+    """A recurrent op on a window: x, the states, the two weights, the two biases or None."""
+    T, B = draw(st.integers(0, 3)), draw(st.integers(0, 2))
+    I, H = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    window = [(T, B, I), *[(B, H)] * states, (gates * H, I), (gates * H, H)]
+    arrays = [draw(filled(s, grid(-1, 1))) for s in window]
+    if not (draw(st.booleans()) if bias is None else bias):
+        return Case(tuple(arrays), lambda *xs, **kw: op(*xs, None, None, **kw), options)
+    # An offset that no sum of products of grid points cancels: no pre-activation is 0 (for relu).
+    shifted = grid(-1, 1, offset=0.0173)
+    arrays += [draw(filled((gates * H,), shifted)), draw(filled((gates * H,), shifted))]
+    return Case(tuple(arrays), op, options)
+
+
+for _f in ("tanh", "relu"):
+    _cases = recurrent(
+        rnn_ops.rnn, gates=1, states=1, nonlinearity=_f, bias=True if _f == "relu" else None
+    )
+    entry(f"rnn, {_f}", _cases, rnn_ops.rnn)
+entry("lstm", recurrent(lstm_ops.lstm, gates=4, states=2), lstm_ops.lstm)

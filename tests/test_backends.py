@@ -1,0 +1,381 @@
+"""Backends: each override computes what the body it hides computes; the fake device is strict."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import tinygrad_rnn as tg
+from tests import domains
+from tests.fake_device import FakeArray, FakeBackend, sync_budget, xp
+from tinygrad_rnn import backends
+from tinygrad_rnn.backends.base import Backend
+from tinygrad_rnn.backends.numpy_backend import NumpyBackend
+
+CPU = NumpyBackend()
+FLOATS = st.sampled_from([np.float32, np.float64])
+SIZES = st.integers(0, 9)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def near(dtype) -> dict[str, float]:
+    """A few units in the last place: the same formula, in another order of operations."""
+    return {"rtol": 64 * np.finfo(dtype).eps, "atol": 64 * np.finfo(dtype).eps}
+
+
+class PlainNumpy(NumpyBackend):
+    """NumPy with every body of the contract as `Backend` wrote it."""
+
+
+# What a backend must say for itself; everything else hides a body of the contract.
+MUST = {"asarray", "to_host", "device_names", "device_of", "erf"}
+OVERRIDDEN = {
+    name for name, f in vars(NumpyBackend).items() if inspect.isfunction(f) and name not in MUST
+}
+for _name in OVERRIDDEN:
+    setattr(PlainNumpy, _name, getattr(Backend, _name))
+PLAIN = PlainNumpy()
+
+
+def test_every_override_is_compared():
+    """An override that this file does not compare with its body fails here."""
+    compared = {"scatter_add", "lstm_step", "lstm_step_backward", "global_norm"}
+    compared |= {"take_columns", "sum_columns"}
+    assert compared == OVERRIDDEN
+    assert all(getattr(PlainNumpy, n) is not getattr(NumpyBackend, n) for n in OVERRIDDEN)
+
+
+def drawn(seed, dtype, *shapes):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(s).astype(dtype) for s in shapes]
+
+
+# ---- recurrent steps ----
+
+
+@given(seed=SEEDS, dtype=FLOATS, B=SIZES, H=SIZES)
+def test_lstm_step(seed, dtype, B, H):
+    gates, c_before = drawn(seed, dtype, (4 * H, B), (H, B))  # feature-major
+    kept = c_before.copy()
+    results = []
+    for backend in (CPU, PLAIN):
+        out = [gates * 3, np.full((H, B), np.nan, dtype), np.full((H, B), np.nan, dtype)]
+        backend.lstm_step(out[0], c_before, out[1], out[2])
+        results.append(out)
+    for fast, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(fast, plain, **near(dtype))
+    np.testing.assert_array_equal(c_before, kept)
+
+
+@given(seed=SEEDS, dtype=FLOATS, B=SIZES, H=SIZES)
+def test_lstm_step_backward(seed, dtype, B, H):
+    pre, c_before, dh, dc = drawn(seed, dtype, (4 * H, B), (H, B), (H, B), (H, B))
+    c, h = np.empty_like(c_before), np.empty_like(c_before)
+    PLAIN.lstm_step(pre, c_before, c, h)
+    read_only = [dh, pre, c_before, c]
+    kept = [a.copy() for a in read_only]
+    results = []
+    for backend in (CPU, PLAIN):
+        dc_here = dc.copy()
+        dgates = np.full((4 * H, 3, B), np.nan, dtype)[:, 1]  # one step of many: not contiguous
+        backend.lstm_step_backward(dh, dc_here, pre, c_before, c, dgates)
+        results.append((dc_here, dgates))
+    for fast, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(fast, plain, **near(dtype))
+    for a, was in zip(read_only, kept, strict=True):
+        np.testing.assert_array_equal(a, was)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_rnn_step(backend, nonlinearity):
+    there = backends.get(backend.device)
+    f = np.tanh if nonlinearity == "tanh" else lambda z: np.maximum(z, 0)
+    slope = (lambda h: 1 - h * h) if nonlinearity == "tanh" else lambda h: (h > 0) * 1.0
+    z, dh = drawn(0, np.float64, (3, 5), (3, 5))
+    h, d, dpre = (backend.array(a) for a in (z, dh, np.zeros_like(z)))
+    there.rnn_step(h, nonlinearity)
+    np.testing.assert_allclose(backend.host(h), f(z), rtol=1e-15)
+    there.rnn_step_backward(d, h, dpre, nonlinearity)
+    np.testing.assert_allclose(backend.host(dpre), dh * slope(f(z)), rtol=1e-14)
+
+
+# ---- columns of a projected table ----
+
+
+@given(seed=SEEDS, dtype=FLOATS, V=st.integers(1, 6), B=st.integers(0, 9), G=SIZES)
+def test_take_and_sum_columns(seed, dtype, V, B, G):
+    matrix, summed = drawn(seed, dtype, (G, V), (G, B))
+    index = np.random.default_rng(seed).integers(0, V, B)
+    for there in (CPU, PLAIN):
+        out = np.full((G, B), np.nan, dtype)
+        there.take_columns(matrix, index, out)
+        np.testing.assert_array_equal(out, matrix[:, index])
+        total = there.sum_columns(summed, index, V)
+        expected = summed.astype(np.float64) @ np.eye(V)[index]
+        assert total.dtype == dtype
+        np.testing.assert_allclose(total, expected, **near(dtype))
+
+
+# ---- scatter_add ----
+
+
+@st.composite
+def scatters(draw):
+    """A shape, and an index into it of any form, with repeats."""
+    shape = draw(domains.shapes())
+    return shape, draw(domains.indices_into(shape))
+
+
+@given(case=scatters(), seed=SEEDS, dtype=st.sampled_from([np.float32, np.float64, np.int64]))
+def test_scatter_add(case, seed, dtype):
+    """Against NumPy's add.at, in whole numbers, so that the order of adding cannot show."""
+    shape, index = case
+    rng = np.random.default_rng(seed)
+    start = rng.integers(-9, 9, shape).astype(dtype)
+    values = rng.integers(-9, 9, start[index].shape).astype(dtype)
+    wanted = start.copy()
+    np.add.at(wanted, index, values)
+    for there in (CPU, PLAIN):
+        target, given_values = start.copy(), values.copy()
+        there.scatter_add(target, index, given_values)
+        np.testing.assert_array_equal(target, wanted)
+        np.testing.assert_array_equal(given_values, values)
+
+
+@given(rows=hnp.arrays(np.int64, 30, elements=st.integers(-4, 3)), seed=SEEDS, dtype=FLOATS)
+def test_scatter_add_of_rows(rows, seed, dtype):
+    """The fast way for rows, on numbers that round, into a part of a larger array."""
+    (values,) = drawn(seed, dtype, (30, 3))
+    wide = np.zeros((8, 3), dtype)
+    target, wanted = wide[::2], np.zeros((4, 3))
+    CPU.scatter_add(target, rows, values)
+    np.add.at(wanted, rows, values.astype(np.float64))
+    np.testing.assert_allclose(target, wanted, rtol=1e-5, atol=30 * np.finfo(dtype).eps)
+    assert not wide[1::2].any()
+
+
+def test_scatter_add_on_the_device(backend):
+    there = backends.get(backend.device)
+    target = backend.array(np.zeros((3, 2), np.float32))
+    index = backend.array(np.array([2, 0, 2]))
+    there.scatter_add(target, index, backend.array(np.ones((3, 2), np.float32)))
+    np.testing.assert_array_equal(backend.host(target), [[1, 1], [0, 0], [2, 2]])
+
+
+# ---- global norm ----
+
+
+@given(
+    hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, min_side=0), elements=st.floats(-9, 9)),
+    FLOATS,
+    st.integers(0, 3),
+)
+def test_global_norm(a, dtype, copies):
+    arrays = [a.astype(dtype)] * copies
+    fast, plain = CPU.global_norm(arrays), PLAIN.global_norm(arrays)
+    exact = math.sqrt(copies * math.fsum(float(v) ** 2 for v in a.astype(dtype).ravel()))
+    for norm in (fast, plain):
+        assert (norm.shape, norm.dtype) == ((), np.float64)
+    np.testing.assert_allclose(plain, exact, rtol=1e-14)
+    np.testing.assert_allclose(fast, exact, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("size", [1e30, 3e38, 1e19, 1.0, 1e-15, 1e-19, 1e-23, 1e-30, 1e-38])
+def test_global_norm_of_extremes(backend, size):
+    """In float32 the squares of these are infinite or lost; the norm is neither, and no warning."""
+    there = backends.get(backend.device)
+    host = np.array([3, -4], np.float32) * np.float32(size / 5)
+    exact = math.hypot(*(float(v) for v in host))
+    for parts in ([host], [host[:1], host[1:]], [host.reshape(2, 1).T]):
+        norm = there.global_norm([backend.array(p) for p in parts])
+        assert float(backend.host(norm)) == pytest.approx(exact, rel=1e-6)
+
+
+def test_global_norm_beside_what_is_not_finite(backend):
+    there = backends.get(backend.device)
+    for value in (math.inf, math.nan):
+        norm = there.global_norm([backend.array(np.array([1, value], np.float32))])
+        np.testing.assert_equal(float(backend.host(norm)), value)
+    assert float(backend.host(there.global_norm([backend.array(np.zeros(0))]))) == 0
+    assert float(backend.host(there.global_norm([]))) == 0
+
+
+# ---- the rest of the contract ----
+
+
+@given(seed=SEEDS, dtype=FLOATS, N=st.integers(0, 5), V=st.integers(1, 9), share=st.floats(0, 1))
+def test_softmax_cross_entropy_kernel(seed, dtype, N, V, share):
+    """The same rows on every backend, against logarithms of float64 softmax."""
+    rng = np.random.default_rng(seed)
+    logits = (3 * rng.standard_normal((N, V))).astype(dtype)
+    targets, counted = rng.integers(0, V, N), rng.random(N) < 0.7
+    e = np.exp(logits.astype(np.float64))
+    p = e / e.sum(1, keepdims=True)
+    exact = -(1 - share) * np.log(p[np.arange(N), targets]) - share * np.log(p).mean(1)
+    fake = backends.get("fake")
+    for there in (CPU, PLAIN, fake):
+        args = [there.asarray(a, there.name) for a in (logits, targets, counted)]
+        loss, softmax = (there.to_host(a) for a in there.softmax_cross_entropy(*args, share))
+        assert loss.dtype == softmax.dtype == dtype
+        np.testing.assert_allclose(softmax, p, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(loss, np.where(counted, exact, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_erf(backend):
+    x = np.array([[-3.0, -0.5, 0.0], [1e-9, 2.0, 30.0]])
+    exact = [math.erf(v) for v in x.ravel()]
+    for dtype in (np.float64, np.float32):
+        y = backends.get(backend.device).erf(backend.array(x.astype(dtype)))
+        assert (y.shape, y.dtype) == (x.shape, dtype)
+        np.testing.assert_allclose(backend.host(y).ravel(), exact, rtol=1e-6)
+
+
+def test_check_index(backend):
+    there = backends.get(backend.device)
+    there.check_index(backend.array(np.array([0, 2])), 3, "op")
+    there.check_index(backend.array(np.zeros(0, int)), 0, "op")
+    there.check_index(backend.array(np.array([-3])), 3, "op", lowest=-3)
+    for wrong in ([0, 3], [-1, 0]):
+        with pytest.raises(IndexError, match=r"op: index (3|-1) is out of range; needed 0 <="):
+            there.check_index(backend.array(np.array(wrong)), 3, "op")
+
+
+def test_copies_are_copies(backend):
+    there = backends.get(backend.device)
+    host = np.arange(6.0).reshape(2, 3).T
+    device = there.asarray(host, backend.device)
+    host += 1
+    back = there.to_host(device)
+    np.testing.assert_array_equal(back + 1, host)
+    assert device.flags.c_contiguous
+    assert back.flags.c_contiguous
+    back += 1
+    np.testing.assert_array_equal(there.to_host(device), back - 1)
+    assert there.device_of(device) in there.device_names()
+    there.synchronize()
+    assert isinstance(there.memory(), dict)
+
+
+def test_a_backend_says_what_it_must():
+    class Empty(Backend):
+        name = "empty"
+
+    for call in (
+        lambda: Empty().asarray(np.ones(1), "empty"),
+        lambda: Empty().to_host(None),
+        lambda: Empty().erf(None),
+    ):
+        with pytest.raises(NotImplementedError, match="the empty backend"):
+            call()
+
+
+def test_unknown_arrays_are_refused():
+    with pytest.raises(tg.DTypeError, match=r"builtins\.list"):
+        backends.namespace([1.0])
+    assert backends.of(np.float64(1)).name == "cpu"
+    assert backends.of(np.ones(1).view(np.recarray)).name == "cpu"
+
+
+# ---- the fake device keeps CuPy's rules ----
+
+
+def fake(*values, dtype=np.float64):
+    return xp.asarray(np.array(values, dtype))
+
+
+def test_the_fake_device_overrides_only_what_it_must():
+    own = {n for n, f in vars(FakeBackend).items() if inspect.isfunction(f)}
+    assert own == MUST
+
+
+def test_the_fake_device_does_not_mix_with_numpy():
+    a, b = fake(1, 2), np.array([1.0, 2.0])
+    for call in (
+        lambda: a + b,
+        lambda: b + a,
+        lambda: a == b,
+        lambda: xp.maximum(a, b),
+        lambda: xp.where(b > 0, a, a),
+        lambda: xp.concatenate([a, b]),
+        lambda: np.exp(a),
+        lambda: np.sum(a),
+        lambda: np.asarray(a),
+        lambda: np.concatenate([a, a]),
+        lambda: np.add(b, 1, out=a),
+        lambda: a * [1, 2],
+        lambda: a[np.array([0])],
+        lambda: a.__setitem__(0, b[0:1]),
+        lambda: b.__setitem__(..., a),
+        FakeArray,
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert not isinstance(a, np.ndarray)
+
+
+def test_the_fake_device_gives_arrays_not_scalars():
+    a = fake(1, 2)
+    for result in (xp.sum(a), a.max(), a[0], a @ a, xp.argmax(a), -a[0], a.sum() * 2, xp.exp(a[0])):
+        assert type(result) is FakeArray
+        assert result.shape == ()
+    assert type(xp.split(a, 2)[1]) is FakeArray
+    a[0] += 5
+    assert a.tolist() == [6, 2]
+
+
+def test_the_fake_device_promotes_as_numpy_2_does():
+    a = fake(1, 2, dtype=np.float32)
+    assert (a * 2.0).dtype == xp.where(a > 1, a, 0).dtype == xp.maximum(a, 0).dtype == np.float32
+    assert (a * np.float64(2)).dtype == (a * fake(2)[0]).dtype == np.float64
+
+
+def test_the_fake_device_wraps_indices_and_draws_winners():
+    a = fake(0, 1, 2)
+    index = fake(3, -4, 5, dtype=np.int64)
+    assert a[index].tolist() == [0, 2, 2]
+    assert a[None, index, ...].shape == (1, 3)
+    with pytest.raises(IndexError):
+        a[3]
+    winners = set()
+    for _ in range(100):
+        a[fake(0, 0, dtype=np.int64)] = fake(7, 8)
+        winners.add(a[0].item())
+    assert winners == {7, 8}
+    xp.add.at(a, fake(2, 2, 5, dtype=np.int64), fake(1, 1, 1))
+    assert a[2].item() == 5
+
+
+def test_the_fake_device_counts_waiting():
+    a = fake(1, 2)
+    waits = [
+        lambda: float(a[0]), lambda: int(a[0]), lambda: bool(a[0] > 0), lambda: a[0].item(),
+        a.tolist, a.get, lambda: a[a > 1], lambda: xp.nonzero(a),
+        lambda: [0, 1][fake(1, dtype=np.int64)[0]], lambda: backends.get("fake").to_host(a),
+    ]  # fmt: skip
+    for wait in waits:
+        with pytest.raises(AssertionError, match="1 host sync"), sync_budget(0):
+            wait()
+    with sync_budget(0):
+        xp.where(a > 1, a, 0).sum() + a[0] * 2
+        a[0] = 3
+
+
+def test_the_fake_device_has_no_more_than_cupy():
+    for name in ("errstate", "unstack", "insert", "block", "vecdot", "ndenumerate"):
+        assert not hasattr(xp, name)
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    for name in (n for n in [*vars(xp), *dir(type(xp))] if not n.startswith("_") and n.islower()):
+        assert hasattr(cupy, name), name
+    for name in (n for n in dir(FakeArray) if not n.startswith("_")):
+        assert hasattr(cupy.ndarray, name), name
+
+
+def test_the_fake_device_never_warns():
+    a = fake(0.0, -1.0)
+    assert np.isnan((xp.log(a) / a).tolist()[1])

@@ -1,0 +1,206 @@
+"""Every gradient of the package against finite differences, and the checker against wrong rules."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from tests import checking, domains
+from tinygrad_rnn import ops
+from tinygrad_rnn.core.fused import Fused
+from tinygrad_rnn.core.primitive import Primitive
+
+SEEDS = st.integers(0, 2**32 - 1)
+LAYOUTS = st.sampled_from([*checking.LAYOUTS])
+
+
+def all_ops() -> dict[int, Primitive | Fused]:
+    """Every primitive and fused op in the modules of `tinygrad_rnn.ops`, once."""
+    modules = [
+        importlib.import_module(f"{ops.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(ops.__path__)
+    ]
+    found = [v for module in modules for v in vars(module).values()]
+    return {id(v): v for v in found if isinstance(v, Primitive | Fused)}
+
+
+# ---- the table is complete ----
+
+
+def test_every_op_has_an_entry():
+    covered = {id(op) for e in domains.ENTRIES.values() for op in e.covers}
+    exempt = {id(op) for op in domains.NOT_DIFFERENTIABLE}
+    missing = [op.__name__ for key, op in all_ops().items() if key not in covered | exempt]
+    assert not missing, f"no gradient test for {missing}; add entries to tests/domains.py"
+    assert len(all_ops()) >= 50  # the walk itself works
+
+
+def test_only_ops_without_rules_are_exempt():
+    for op in domains.NOT_DIFFERENTIABLE:
+        assert op.rules == [None] * len(op.inputs), op.__name__
+
+
+@pytest.mark.parametrize("name", domains.ENTRIES)
+def test_entries_reach_what_they_claim(name):
+    """An entry's op really is in the graph that its cases record."""
+    entry = domains.ENTRIES[name]
+    reached = set()
+
+    @settings(max_examples=8, derandomize=True, database=None)
+    @given(case=entry.cases)
+    def collect(case):
+        inputs = [tg.tensor(a, requires_grad=True) for a in case.arrays]
+        out = case.op(*inputs)
+        if out.requires_grad:
+            weight = tg.tensor(np.ones(out.shape), requires_grad=True)
+            grads = tg.grad(out, inputs, weight, create_graph=True, allow_unused=True)
+            reached.update(checking.ops_behind([out, *grads]))
+
+    collect()
+    for op in entry.covers:
+        assert op in reached, f"no case of {name!r} records {op.__name__}"
+
+
+# ---- the property ----
+
+
+@pytest.mark.parametrize("name", domains.ENTRIES)
+def test_gradient(backend, name):
+    """All that `tests/checking.py` demands, on every case the table draws."""
+
+    @given(case=domains.ENTRIES[name].cases, seed=SEEDS, layout=LAYOUTS)
+    def holds(case, seed, layout):
+        rng = np.random.default_rng(seed)
+        checking.check_all(backend, case.op, case.arrays, rng, layout)
+
+    holds()
+
+
+# ---- the checker itself: rules that are wrong on purpose ----
+
+
+def planted(rule, forward=lambda x: x * x * x, name="x"):
+    """A primitive x**3 whose one rule is `rule`; a new one for every test."""
+    op = tg.primitive(lambda x: forward(x))
+    op.vjp(**{name: rule})
+    return op
+
+
+def cut(x):
+    """What a rule does that computes outside the graph: right once, wrong when derived again."""
+    return x.detach() if isinstance(x, tg.Tensor) else x
+
+
+def overwrites_g(g, x):
+    g *= 1 if isinstance(g, tg.Tensor) else 3  # on arrays in place, in the caller's array
+    return g * x * x if not isinstance(g, tg.Tensor) else 3 * g * x * x
+
+
+def overwrites_saved(g, x):
+    if not isinstance(x, tg.Tensor):
+        x += 0.0  # harmless ...
+        x[...] = x + 1e-3  # ... and not
+        return 3 * g * (x - 1e-3) * (x - 1e-3)
+    return 3 * g * x * x
+
+
+def wrong_at_order_two(g, x):
+    return 3 * g * cut(x) * x
+
+
+WRONG = {
+    "sign": lambda g, x: -3 * g * x * x,
+    "factor": lambda g, x: 2 * g * x * x,
+    "a little": lambda g, x: 3.0001 * g * x * x,
+    "missing factor": lambda g, x: 3 * g * x,
+    "constant": lambda g: g,
+    "ignores g": lambda g, x: 3 * x * x + 0 * g,
+    "one element": lambda g, x: 3 * g * x * x * tg.astype(tg.not_equal(x, tg.max(x)), x.dtype),
+    "order two: saved input cut off": wrong_at_order_two,
+    "order two: g cut off": lambda g, x: 3 * cut(g) * x * x,
+    "not zero for zero": lambda g, x: 3 * g * x * x + 1e-12,
+    "NaN": lambda g, x: 3 * g * x * x + (x - x) * np.inf,
+    "writes into g": overwrites_g,
+    "writes into a saved array": overwrites_saved,
+    "drifts to float64": lambda g, x: 3 * g * x * x * tg.ones_like(x, dtype=np.float64),
+    "a Tensor among arrays": lambda g, x: 3 * g * x * x * tg.tensor(1.0),
+}
+
+
+@pytest.fixture
+def point():
+    return (np.linspace(0.5, 2.0, 6).reshape(2, 3),)
+
+
+@pytest.mark.parametrize("fault", WRONG)
+@pytest.mark.filterwarnings("ignore:invalid value")  # the rule that gives NaN
+def test_wrong_rules_are_rejected(backend, point, fault):
+    with pytest.raises((AssertionError, tg.TinygradError)):
+        checking.check_all(
+            backend, planted(WRONG[fault]), point, np.random.default_rng(0), "fortran"
+        )
+
+
+def test_the_right_rule_passes(backend, point):
+    right = planted(lambda g, x: 3 * g * x * x)
+    for layout in checking.LAYOUTS:
+        checking.check_all(backend, right, point, np.random.default_rng(0), layout)
+
+
+def test_a_missing_rule_is_rejected(backend, point):
+    """An input without a rule passes no gradient on, in silence: the differences notice."""
+    op = tg.primitive(lambda a, b: a * b)
+    op.vjp(a=lambda g, b: g * b)
+    with pytest.raises(AssertionError, match="first order"):
+        checking.check_all(backend, op, point * 2, np.random.default_rng(0), "fortran")
+
+
+@pytest.mark.parametrize("fault", [f for f in WRONG if f.startswith("order two")])
+def test_second_order_faults_pass_at_first_order(backend, point, fault):
+    """These are planted well: only the second derivative shows them."""
+    op, rng = planted(WRONG[fault]), np.random.default_rng(0)
+    checking.check_first_order(backend, op, point, rng)
+    with pytest.raises(AssertionError, match="second order"):
+        checking.check_second_order(backend, op, point, rng)
+
+
+def test_rules_that_return_shared_memory_are_made_safe(backend, point):
+    """A rule may return `g` itself: the engine, not the rule, sees to it that leaves own theirs."""
+    op = tg.primitive(lambda a, b: a + b)
+    op.vjp(a=lambda g: g, b=lambda g: g)
+    checking.check_all(backend, op, point * 2, np.random.default_rng(0), "reversed")
+
+
+def test_wrong_backward_of_a_fused_op_is_rejected(backend, point):
+    @tg.fused(spec=lambda x: x * x * x)
+    def cube(x, *, keep):
+        return x * x * x, x
+
+    @cube.backward
+    def _(g, cache, needs):
+        return (3 * g * cache * cache if factor else -g,)
+
+    factor = True
+    checking.check_all(backend, cube, point, np.random.default_rng(0), "fortran")
+    factor = False
+    with pytest.raises(AssertionError, match="first order"):
+        checking.check_all(backend, cube, point, np.random.default_rng(0), "fortran")
+
+
+def test_wrong_specification_of_a_fused_op_is_rejected(backend, point):
+    """The specification is the rule of double backward, and there it is found out."""
+
+    @tg.fused(spec=lambda x: x * x)
+    def cube(x, *, keep):
+        return x * x * x, x
+
+    cube.backward(lambda g, cache, _: (3 * g * cache * cache,))
+    checking.check_first_order(backend, cube, point, np.random.default_rng(0))
+    with pytest.raises(AssertionError, match="second order"):
+        checking.check_all(backend, cube, point, np.random.default_rng(0), "fortran")

@@ -1,0 +1,197 @@
+"""The floors of the house, read from the source: who imports whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import tinygrad_rnn
+
+ROOT = Path(tinygrad_rnn.__file__).parent
+NAME = "tinygrad_rnn"
+
+# Lowest first. A file imports from lower floors, or from files before it on its own; what stands
+# here as a package stands for all of its modules.
+FLOORS = [
+    ["errors"],
+    ["backends"],
+    ["core"],
+    ["ops"],
+    ["nn", "optim"],
+    ["gradcheck", "_checkpoint_file", "_checkpoint_structure", "checkpoint", "data"],
+    ["tbptt", "viz", "char_lm", "config", "training"],
+    ["_cli_screen", "_cli_run", "_cli_train", "cli"],
+]
+# Below, the files of a package whose order is the order in which they are to be read.
+CORE = ["array", "tensor", "grad_mode", "broadcast", "primitive", "fused", "engine"]
+# The one import that looks up: double backward of a fused op differentiates its specification.
+UPWARDS = {("core.fused", "core.engine")}
+# The doors of the house: they import everything.
+DOORS = {"", "__main__"}
+
+
+def module_name(file: Path) -> str:
+    """``core.tensor`` for core/tensor.py, ``core`` for core/__init__.py, "" for the package."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(f): f for f in sorted(ROOT.rglob("*.py"))}
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of this package that `module` imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are written in full"
+            # `from package import name`: the name may be a module, or something inside one.
+            found |= {
+                sub
+                if (sub := f"{node.module}.{a.name}")[len(NAME) + 1 :] in MODULES
+                else node.module
+                for a in node.names
+                if node.module
+            }
+    ours = {n[len(NAME) + 1 :] for n in found if n == NAME or n.startswith(f"{NAME}.")}
+    return frozenset(ours - {module})
+
+
+def floor(module: str) -> int:
+    top = module.partition(".")[0]
+    return next(i for i, names in enumerate(FLOORS) if top in names)
+
+
+# ---- floors ----
+
+
+def test_every_module_has_a_floor():
+    known = {name for names in FLOORS for name in names}
+    unknown = {m.partition(".")[0] for m in MODULES.keys() - DOORS} - known
+    assert not unknown, f"say on which floor {sorted(unknown)} belong: FLOORS in {__file__}"
+    assert {m.removeprefix("core.") for m in MODULES if m.startswith("core.")} == set(CORE)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - DOORS))
+def test_imports_look_down(module):
+    for other in imports(module):
+        assert other != "", f"{module} imports from the package's front door"
+        if (module, other) not in UPWARDS:
+            assert floor(other) <= floor(module), f"{module} imports {other}, from a higher floor"
+
+
+def test_the_walk_sees_imports():
+    assert {"errors", "backends", "backends.base", "core.array"} <= imports("core.tensor")
+    assert "core.engine" in imports("core.fused")
+    assert floor("ops.rnn") > floor("core.engine") > floor("errors")
+
+
+def test_imports_on_one_floor_go_one_way():
+    """No circles: the files of a floor have an order, and in `core` it is the reading order."""
+    graph = {m: {o for o in imports(m) if (m, o) not in UPWARDS} for m in MODULES.keys() - DOORS}
+    # A package imports its files, and a file may import its package: that is one node.
+    packages = {m for m in graph if MODULES[m].name == "__init__.py"}
+    files = {m: {o for o in others if o not in packages} for m, others in graph.items()}
+    tuple(graphlib.TopologicalSorter(files).static_order())  # raises CycleError
+    for file in CORE:
+        for other in graph[f"core.{file}"]:
+            if other.startswith("core."):
+                assert CORE.index(other.removeprefix("core.")) < CORE.index(file), (file, other)
+
+
+def test_imports_inside_functions_are_the_listed_ones():
+    """Hidden imports hide circles. Those left are of extras, and the one that looks up."""
+    for module in MODULES.keys() - DOORS:
+        top = {id(n) for n in tree(module).body}
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.ImportFrom | ast.Import) and id(node) not in top:
+                target = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+                if target.startswith(NAME):
+                    other = target[len(NAME) + 1 :]
+                    assert (module, other) in UPWARDS, f"{module} imports {other} in a function"
+
+
+# ---- what importing costs ----
+
+
+def test_importing_loads_numpy_and_the_standard_library_only():
+    code = (
+        "import sys; import numpy.random; before = set(sys.modules); import tinygrad_rnn;"
+        "print(*{m.partition('.')[0] for m in set(sys.modules) - before})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(run.stdout.split())
+    assert NAME in loaded
+    strangers = loaded - set(sys.stdlib_module_names) - {NAME, "numpy"}
+    # An editable install may put a finder of its own among the modules.
+    assert not {m for m in strangers if not m.startswith("__editable__")}
+
+
+def test_public_names_are_there():
+    for name in tinygrad_rnn.__all__:
+        assert getattr(tinygrad_rnn, name) is not None
+    assert len(set(tinygrad_rnn.__all__)) == len(tinygrad_rnn.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        tinygrad_rnn.no_such_name  # noqa: B018 - the look-up is the test
+
+
+# ---- what the library does not do ----
+
+# Shared code runs on arrays of any library: of NumPy it may use types, and functions that make host
+# arrays from people's data. Arithmetic is `namespace(x)`'s.
+HOST_NAMES = {
+    "dtype", "float32", "float64", "int64", "bool_", "ndarray", "generic", "integer", "random",
+    "asarray", "array", "array2string", "full", "zeros", "ones", "arange", "eye", "promote_types",
+}  # fmt: skip
+SHARED = [m for m in MODULES if m.partition(".")[0] in ("core", "ops", "optim", "tbptt")]
+
+
+def names_of_numpy(module: str) -> set[str]:
+    return {
+        node.attr
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "np"
+    }
+
+
+@pytest.mark.parametrize("module", SHARED)
+def test_shared_code_computes_with_the_arrays_own_library(module):
+    assert names_of_numpy(module) <= HOST_NAMES
+
+
+def test_numpy_is_imported_under_one_name():
+    """So that the walk above sees every use of it."""
+    for module in SHARED:
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.Import):
+                assert all(a.asname == "np" for a in node.names if a.name == "numpy"), module
+            elif isinstance(node, ast.ImportFrom):
+                assert node.module != "numpy", module
+    assert {"asarray", "generic"} <= names_of_numpy("core.primitive")
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if "cli" not in m and m != "__main__"))
+def test_the_library_does_not_print(module):
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in ("print", "exec", "eval"), (module, node.lineno)
