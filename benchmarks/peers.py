@@ -72,7 +72,7 @@ class TinygradRnn:
                 self.head = nn.Linear(size.H, size.V)
 
             def forward(self, x: Any) -> Any:
-                return self.head(self.rnn(self.embedding(x))[0])
+                return self.head(self.rnn(x, table=self.embedding.weight)[0])
 
         self.model = Model()
         self.model.load_state_dict(weights(size))

@@ -139,6 +139,46 @@ def test_layouts_agree(kind):
     assert again.shape == (5, 8)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+@pytest.mark.parametrize("rows", [4, 5, 40])  # a small table is projected, a large one looked up
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_ids_with_a_table_equal_an_embedding(backend, kind, rows, options):
+    rng = np.random.default_rng(0)
+    layer = getattr(nn, kind)(3, 4, rng=0, dtype=np.float64, **options).to(backend.device)
+    table = backend.tensor(rng.normal(size=(rows, 3)), requires_grad=True)
+    ids = rng.integers(0, rows, (6, 2))
+    asked = [table, *layer.parameters()]
+    results = []
+    for out, _ in (layer(ids, table=table), layer(tg.take(table, ids, 0))):
+        weight = backend.tensor(np.random.default_rng(1).normal(size=out.shape))
+        first = tg.grad((out * weight).sum(), asked, create_graph=True)
+        second = tg.grad(sum(((g * g).sum() for g in first), 0.0), asked)
+        results.append([backend.host(t) for t in (out, *first, *second)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_ids_with_a_table_in_every_layout():
+    table = tg.random.normal((5, 3), rng=0)
+    ids = np.array([[0, 4], [1, 1], [2, 3]])
+    layer = nn.LSTM(3, 4, rng=0)
+    first = nn.LSTM(3, 4, batch_first=True, rng=0)
+    out = layer(ids, table=table)[0].detach().numpy()
+    other = first(ids.T, table=table)[0].detach().numpy()
+    np.testing.assert_array_equal(out.swapaxes(0, 1), other)
+    single, _ = layer(ids[:, 0], table=table)
+    np.testing.assert_allclose(single.detach().numpy(), out[:, 0], rtol=1e-5)
+    for wrong in (5, -1):
+        with pytest.raises(IndexError, match=f"index {wrong} is out of range"):
+            layer(np.array([[wrong]]), table=table)
+    with pytest.raises(tg.ShapeError, match=r"table \(V, 3\)"):
+        layer(ids, table=tg.zeros((5, 2)))
+    with pytest.raises(tg.ShapeError, match=r"ids \(T, B\)"):
+        layer(np.zeros((2, 2, 2), int), table=table)
+    with pytest.raises(tg.DTypeError, match="integers"):
+        layer(np.zeros((2, 2)), table=table)
+
+
 def test_state_carries_the_sequence_on():
     layer = nn.LSTM(3, 4, 2, rng=0)
     x = tg.random.normal((6, 2, 3), rng=1)
@@ -181,7 +221,7 @@ def test_dropout_only_between_layers_and_only_in_training():
     [
         (lambda: nn.LSTM(3, 4)(tg.zeros((5, 2, 7))), ["LSTM(3, 4)", "(T, B, I)", "(5, 2, 7)"]),
         (lambda: nn.LSTM(3, 4, batch_first=True)(tg.zeros(3)), ["(B, T, I)", "(3,)"]),
-        (lambda: nn.RNN(3, 4)(tg.zeros((5, 2, 3)), tg.zeros((1, 3, 4))), ["(1, 3, 4)", "(1, 2, 4)"]),
+        (lambda: nn.RNN(3, 4)(tg.zeros((5, 2, 3)), tg.zeros((1, 3, 4))), ["(1, 3, 4)", "(1, 2,"]),
         (lambda: nn.LSTM(3, 4)(tg.zeros((5, 2, 3)), tg.zeros((1, 2, 4))), ["(h, c)"]),
         (lambda: nn.RNN(3, 4)(tg.zeros((5, 2, 3), dtype=tg.int64)), ["int64", "Embedding"]),
         (lambda: nn.RNN(3, 4)(tg.zeros((5, 2, 3), dtype=tg.float64)), ["float64", "float32"]),

@@ -76,6 +76,16 @@ class Backend:
             low, high = self.xp.min(index), self.xp.max(index)
             check_range(int(low), int(high), size, op, lowest=lowest)
 
+    def take_columns(self, matrix: Array, index: Array, out: Array) -> None:
+        """``out[:, k] = matrix[:, index[k]]``: (G, V) and (B,) into (G, B); `index` is in range."""
+        out[...] = matrix[:, index]
+
+    def sum_columns(self, matrix: Array, index: Array, size: int) -> Array:
+        """Columns of equal number added up: (G, N) and (N,) to (G, size); undoes `take_columns`."""
+        total = self.xp.zeros((size, len(matrix)), dtype=matrix.dtype)
+        self.scatter_add(total, index, matrix.T)
+        return total.T
+
     # ---- recurrent steps: the pointwise half, in place, one call per time step ----
     #
     # Inside a time loop arrays are feature-major, (H, B) instead of (B, H): the four gates are then
@@ -116,10 +126,9 @@ class Backend:
         """Undo `lstm_step`: from the gradients of h and c to those of the pre-activations.
 
         `dh` and `dc` (H, B) are the gradients that reach h_t and c_t from the outside and from
-        later steps. `dgates` (4H, B), contiguous or not, receives the gradient of the
-        pre-activations, and `dc` is overwritten with the gradient of `c_before`: that is the path
-        on which an LSTM's gradient travels through time, multiplied by the forget gate and never
-        by a weight.
+        later steps. `dgates` (4H, B) receives the gradient of the pre-activations, and `dc` is
+        overwritten with the gradient of `c_before`: that is the path on which an LSTM's gradient
+        travels through time, multiplied by the forget gate and never by a weight.
         """
         size = len(c)
         i, f, g, o = gates.reshape((4, *c.shape))

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 
 from tinygrad_rnn.backends.base import Array, Backend
+from tinygrad_rnn.backends.memory import keep_freed_memory
+
+keep_freed_memory()
 
 
 class NumpyBackend(Backend):
@@ -48,6 +51,21 @@ class NumpyBackend(Backend):
         rows_of_values = values.reshape((flat.size, *target.shape[1:]))
         target[ordered[starts]] += np.add.reduceat(rows_of_values[order], starts, axis=0)
 
+    def take_columns(self, matrix: Array, index: Array, out: Array) -> None:
+        """As in the contract; "clip" spares a buffer, and clips nothing: the index is in range."""
+        np.take(matrix, index, axis=1, out=out, mode="clip")
+
+    def sum_columns(self, matrix: Array, index: Array, size: int) -> Array:
+        """As in the contract, as a product with one-hot columns while there are few of them.
+
+        (1024, 3200) to 96 columns: 3.4 ms, by sorting and adding 14 ms.
+        """
+        if size > len(index):
+            return super().sum_columns(matrix, index, size)
+        one_hot = np.zeros((len(index), size), dtype=matrix.dtype)
+        one_hot[np.arange(len(index)), index] = 1
+        return matrix @ one_hot
+
     def lstm_step(self, gates: Array, c_before: Array, c: Array, h: Array) -> None:
         """As in the contract, with one tanh over all four gates.
 
@@ -71,28 +89,28 @@ class NumpyBackend(Backend):
     def lstm_step_backward(
         self, dh: Array, dc: Array, gates: Array, c_before: Array, c: Array, dgates: Array
     ) -> None:
-        """As in the contract, in place in two scratch arrays, so that a step stays in the cache."""
-        size = len(c)
+        """As in the contract: in place, and with the gates' slopes s(1-s) taken all at once."""
         i, f, g, o = gates.reshape((4, *c.shape))
+        np.subtract(1, gates, out=dgates)
+        dgates *= gates  # s (1 - s): the slope of a sigmoid, right for i, f and o
+        di, df, dg, do = dgates.reshape((4, *c.shape))
         tanh_c = np.tanh(c)
-        scratch = np.subtract(1, o)  # through h = o tanh(c), to o: dh tanh(c) o (1 - o)
-        scratch *= o
-        scratch *= tanh_c
-        np.multiply(scratch, dh, out=dgates[3 * size :])
-        np.multiply(tanh_c, tanh_c, out=scratch)  # and to c: dh o (1 - tanh(c)^2)
-        np.subtract(1, scratch, out=scratch)
-        scratch *= o
-        scratch *= dh
-        dc += scratch
-        for k, gate, other in ((0, i, g), (1, f, c_before)):  # c = f c_before + i g
-            np.subtract(1, gate, out=scratch)
-            scratch *= gate
-            scratch *= other
-            np.multiply(scratch, dc, out=dgates[k * size : (k + 1) * size])
-        np.multiply(g, g, out=scratch)
-        np.subtract(1, scratch, out=scratch)
-        scratch *= i
-        np.multiply(scratch, dc, out=dgates[2 * size : 3 * size])
+        do *= tanh_c
+        do *= dh
+        through = tanh_c  # dh o (1 - tanh(c)^2): through h = o tanh(c), to c
+        through *= tanh_c
+        np.subtract(1, through, out=through)
+        through *= o
+        through *= dh
+        dc += through
+        di *= g  # and through c = f c_before + i g, to the gates
+        di *= dc
+        df *= c_before
+        df *= dc
+        np.multiply(g, g, out=dg)  # the slope of the tanh is 1 - g^2
+        np.subtract(1, dg, out=dg)
+        dg *= i
+        dg *= dc
         dc *= f
 
     def global_norm(self, arrays: Sequence[Array]) -> Array:

@@ -33,7 +33,7 @@ class Parameter(Tensor):
 class Module:
     """Base class of layers and models: subclass it, set attributes, write ``forward``."""
 
-    training: bool = True  # set by train() and eval(); dropout looks at it
+    training: bool = True  # set by `train` and `eval`; dropout looks at it
 
     def forward(self, *inputs: Any, **options: Any) -> Any:  # noqa: ARG002 - subclasses use them
         """What the module computes. Every subclass says its own."""

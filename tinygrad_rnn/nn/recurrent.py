@@ -27,6 +27,7 @@ from tinygrad_rnn.nn.layers import check_size, new_parameter
 from tinygrad_rnn.nn.module import Module
 from tinygrad_rnn.ops import lstm as lstm_op
 from tinygrad_rnn.ops import rnn as rnn_op
+from tinygrad_rnn.ops.indexing import as_index, take
 from tinygrad_rnn.ops.random import Rng
 from tinygrad_rnn.ops.shape import concat, expand_dims, flip, squeeze, stack, swapaxes
 
@@ -96,40 +97,34 @@ class Recurrent(Module):
 
     # ---- forward ----
 
-    def _window(self, x: Any, states: list[Any], suffix: str) -> Any:  # noqa: ARG002 - as above
+    def _window(self, x: Any, ids: Any, states: list[Any], suffix: str) -> Any:  # noqa: ARG002 - as above
         """The trajectory (kinds, T+1, B, H) of one layer in one direction; subclasses say how."""
         raise TypeError(f"{type(self).__name__} does not say how it steps")
 
-    def _run(self, x: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+    def _run(self, x: Any, ids: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         """All layers over (T, B, I): the output (T, B, D*H) and the last state of each kind."""
         ends: list[list[Any]] = [[] for _ in range(self.kinds)]
         for layer in range(self.num_layers):
             outputs = []
             for d, suffix in enumerate(self._suffixes(layer)):
                 place = layer * self.directions + d
-                backwards = d == 1
-                trajectory = self._window(
-                    flip(x, 0) if backwards else x, [s[place] for s in states], suffix
-                )
+                if d == 1:  # backwards in time
+                    x, ids = (flip(x, 0), None) if ids is None else (x, flip(ids, 0))
+                trajectory = self._window(x, ids, [s[place] for s in states], suffix)
                 y = trajectory[0, 1:]  # (T, B, H)
-                outputs.append(flip(y, 0) if backwards else y)
+                outputs.append(flip(y, 0) if d == 1 else y)
                 for kind, end in enumerate(ends):
                     end.append(trajectory[kind, -1])
-            x = outputs[0] if len(outputs) == 1 else concat(outputs, -1)
+            x, ids = outputs[0] if len(outputs) == 1 else concat(outputs, -1), None
             if self.dropout and layer < self.num_layers - 1:
                 x = functional.dropout(x, self.dropout, training=self.training, rng=self.rng)
         return x, [stack(end) if len(end) > 1 else expand_dims(end[0], 0) for end in ends]
 
-    def _forward(self, x: Any, states: list[Any] | None) -> tuple[Any, list[Any]]:
+    def _forward(self, x: Any, states: list[Any] | None, table: Any) -> tuple[Any, list[Any]]:
         """Bring any accepted layout to (T, B, I), run, and bring the results back."""
-        x = x if isinstance(x, Tensor) else Tensor(x, dtype=self._dtype(), device=self._device())
-        self._check_input(x)
-        unbatched = x.ndim == 2
-        if unbatched:
-            x = expand_dims(x, 1)
-        elif self.batch_first:
-            x = swapaxes(x, 0, 1)
-        shape = (self.num_layers * self.directions, x.shape[1], self.hidden_size)
+        x, ids, unbatched = self._input(x) if table is None else self._rows(x, table)
+        batch = (x if ids is None else ids).shape[1]
+        shape = (self.num_layers * self.directions, batch, self.hidden_size)
         if states is None:
             zero = namespace(x.data).zeros(shape, dtype=x.dtype)
             states = [zero] * self.kinds
@@ -137,10 +132,36 @@ class Recurrent(Module):
             if unbatched:
                 states = [expand_dims(s, 1) if s.ndim == 2 else s for s in states]
             self._check_states(states, shape, unbatched=unbatched)
-        out, ends = self._run(x, states)
+        out, ends = self._run(x, ids, states)
         if unbatched:
             return squeeze(out, 1), [squeeze(end, 1) for end in ends]
         return (swapaxes(out, 0, 1) if self.batch_first else out), ends
+
+    def _input(self, x: Any) -> tuple[Any, None, bool]:
+        """Vectors as input: (T, B, I), no ids, and whether there was no batch."""
+        x = x if isinstance(x, Tensor) else Tensor(x, dtype=self._dtype(), device=self._device())
+        self._check_input(x)
+        if x.ndim == 2:
+            return expand_dims(x, 1), None, True
+        return (swapaxes(x, 0, 1) if self.batch_first else x), None, False
+
+    def _rows(self, x: Any, table: Any) -> tuple[Any, Any, bool]:
+        """Rows of a table as input: the table (V, I), the ids (T, B), whether there was no batch.
+
+        Projecting a table instead of its rows pays while it is small: its gradient is a product
+        over V columns, that of the rows three over I. Beyond V = 2 I the rows are made after all.
+        """
+        name = f"{type(self).__name__}({self.input_size}, {self.hidden_size})"
+        if table.ndim != 2 or table.shape[1] != self.input_size:
+            raise ShapeError(f"{name}: needed a table (V, {self.input_size}), got {table.shape}")
+        ids = as_index(x, table, table.shape[0], name)
+        if ids.ndim not in (1, 2):
+            raise ShapeError(f"{name}: needed ids (T, B) or (T,), got {ids.shape}")
+        unbatched = ids.ndim == 1
+        ids = ids[:, None] if unbatched else ids.T if self.batch_first else ids
+        if table.shape[0] > 2 * self.input_size:
+            return take(table, ids, 0), None, unbatched
+        return table, ids, unbatched
 
     def _dtype(self) -> Any:
         return next(self.parameters()).dtype
@@ -207,7 +228,9 @@ class RNN(Recurrent):
         rng: generator or seed for the first weights and the dropout masks.
 
     Shapes:
-        x: (T, B, I), or (T, I) for a single sequence.
+        x: (T, B, I), or (T, I) for a single sequence; with a table, ids (T, B) or (T,).
+        table: (V, I), usually an embedding's weight. ``rnn(ids, h, table=emb.weight)`` is
+            ``rnn(emb(ids), h)``, and faster: the table is projected once instead of every row.
         h: (num_layers * D, B, H), or (num_layers * D, H); zeros if None.
         out: (T, B, D * H), or (T, D * H).
 
@@ -241,11 +264,12 @@ class RNN(Recurrent):
             rng, dtype, device,
         )  # fmt: skip
 
-    def _window(self, x: Any, states: list[Any], suffix: str) -> Any:
-        return rnn_op.rnn(x, *states, *self._weights(suffix), nonlinearity=self.nonlinearity)
+    def _window(self, x: Any, ids: Any, states: list[Any], suffix: str) -> Any:
+        weights = self._weights(suffix)
+        return rnn_op.rnn(x, *states, *weights, nonlinearity=self.nonlinearity, ids=ids)
 
-    def forward(self, x: Any, h: Any = None) -> tuple[Any, Any]:
-        out, ends = self._forward(x, None if h is None else [h])
+    def forward(self, x: Any, h: Any = None, *, table: Any = None) -> tuple[Any, Any]:
+        out, ends = self._forward(x, None if h is None else [h], table)
         return out, ends[0]
 
 
@@ -259,7 +283,8 @@ class LSTM(Recurrent):
             start, so that gradients reach far back from the first update on.
 
     Shapes:
-        x: (T, B, I), or (T, I) for a single sequence.
+        x: (T, B, I), or (T, I) for a single sequence; with a table, ids (T, B) or (T,).
+        table: (V, I), as for `RNN`.
         h, c: (num_layers * D, B, H), or (num_layers * D, H); zeros if state is None.
         out: (T, B, D * H), or (T, D * H).
 
@@ -299,14 +324,16 @@ class LSTM(Recurrent):
             if name.startswith("bias_ih"):
                 parameter.writable()[H : 2 * H] = self.forget_bias
 
-    def _window(self, x: Any, states: list[Any], suffix: str) -> Any:
-        return lstm_op.lstm(x, *states, *self._weights(suffix))
+    def _window(self, x: Any, ids: Any, states: list[Any], suffix: str) -> Any:
+        return lstm_op.lstm(x, *states, *self._weights(suffix), ids=ids)
 
-    def forward(self, x: Any, state: Any = None) -> tuple[Any, tuple[Any, Any]]:
+    def forward(
+        self, x: Any, state: Any = None, *, table: Any = None
+    ) -> tuple[Any, tuple[Any, Any]]:
         if state is not None and (not isinstance(state, tuple | list) or len(state) != 2):
             raise ShapeError(
                 f"LSTM: the state is a pair (h, c), got {type(state).__name__}; "
                 f"a single h is what RNN takes"
             )
-        out, (h, c) = self._forward(x, None if state is None else list(state))
+        out, (h, c) = self._forward(x, None if state is None else list(state), table)
         return out, (h, c)

@@ -26,23 +26,28 @@ from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.fused import fused
 from tinygrad_rnn.ops.elementwise import sigmoid, tanh
+from tinygrad_rnn.ops.indexing import take
 from tinygrad_rnn.ops.linalg import matmul
 from tinygrad_rnn.ops.rnn import project_inputs, tiled_bias, weight_gradients
 from tinygrad_rnn.ops.shape import matrix_transpose, split, stack
 
 
-def specification(x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
+def specification(
+    x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, *, ids: Any = None
+) -> Any:
     """The states of an LSTM, step by step.
 
     Args:
-        x: (T, B, I) the inputs.
+        x: (T, B, I) the inputs; with `ids`, a table (V, I) of which they are rows.
         h0, c0: (B, H) the hidden and the cell state before the first step.
         w_ih, w_hh: (4H, I) and (4H, H), blocks in the order i, f, g, o.
         b_ih, b_hh: (4H,) each, or None.
+        ids: (T, B) the row of the table that is the input of each step; None: `x` is the input.
 
     Returns:
         (2, T+1, B, H): h_0 .. h_T, and c_0 .. c_T.
     """
+    x = x if ids is None else take(x, ids, 0)
     hs, cs = [h0], [c0]
     for t in range(x.shape[0]):
         z = matmul(x[t], matrix_transpose(w_ih)) + matmul(hs[-1], matrix_transpose(w_hh))
@@ -65,16 +70,17 @@ def lstm(
     b_hh: Array | None,
     *,
     keep: bool,
+    ids: Array | None = None,
 ) -> tuple[Array, Any]:
     """The states of an LSTM over a window; see `specification` for shapes."""
     xp, step = namespace(x), backends.of(x).lstm_step
-    T, B, _ = x.shape
+    T, B = x.shape[:2] if ids is None else ids.shape
     H = w_hh.shape[1]
     kept = xp.empty((2, T + 1, H, B), dtype=x.dtype)
     h, c = kept[0], kept[1]  # (T+1, H, B) each
     h[0], c[0] = h0.T, c0.T
     gates = xp.empty((T, 4 * H, B), dtype=x.dtype)  # pre-activations first, then activated
-    project_inputs(x, w_ih, out=gates)
+    project_inputs(x, ids, w_ih, out=gates)
     bias = tiled_bias(b_ih, b_hh, B)
     recurrent = xp.empty((4 * H, B), dtype=x.dtype)
     for t in range(T):
@@ -88,18 +94,22 @@ def lstm(
 
 
 @lstm.backward
-def _(g: Array, cache: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+def _(
+    g: Array, cache: Any, needs: tuple[bool, ...], *, ids: Array | None = None
+) -> tuple[Any, ...]:
     x, w_ih, w_hh, states, c, gates = cache
     xp, step = namespace(x), backends.of(x).lstm_step_backward
-    T, (H, B) = len(x), c.shape[1:]
+    T, (H, B) = len(gates), c.shape[1:]
     dh_out, dc_out = g[0], g[1]  # (T+1, B, H): what reaches every state from outside
-    dgates = xp.empty((4 * H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
+    dz = xp.empty((4 * H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
+    dz_t = xp.empty((4 * H, B), dtype=x.dtype)  # and of one step, contiguous for the product
     w_hh_t = xp.ascontiguousarray(w_hh.T)
     dh, dc = dh_out[-1].T.copy(order="C"), dc_out[-1].T.copy(order="C")  # (H, B)
     for t in reversed(range(T)):
-        step(dh, dc, gates[t], c[t], c[t + 1], dgates[:, t])
-        xp.matmul(w_hh_t, dgates[:, t], out=dh)
+        step(dh, dc, gates[t], c[t], c[t + 1], dz_t)
+        dz[:, t] = dz_t
+        xp.matmul(w_hh_t, dz_t, out=dh)
         dh += dh_out[t].T
         dc += dc_out[t].T
-    dx, dw_ih, dw_hh, db = weight_gradients(x, states[0, :-1], dgates, w_ih, needs)
+    dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs)
     return dx, dh.T, dc.T, dw_ih, dw_hh, db, db

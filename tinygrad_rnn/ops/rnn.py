@@ -23,25 +23,36 @@ from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.fused import fused
 from tinygrad_rnn.ops.elementwise import relu, tanh
+from tinygrad_rnn.ops.indexing import take
 from tinygrad_rnn.ops.linalg import matmul
 from tinygrad_rnn.ops.shape import expand_dims, matrix_transpose, stack
 
 
 def specification(
-    x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, *, nonlinearity: str
+    x: Any,
+    h0: Any,
+    w_ih: Any,
+    w_hh: Any,
+    b_ih: Any,
+    b_hh: Any,
+    *,
+    nonlinearity: str,
+    ids: Any = None,
 ) -> Any:
     """The states of a vanilla RNN, step by step.
 
     Args:
-        x: (T, B, I) the inputs.
+        x: (T, B, I) the inputs; with `ids`, a table (V, I) of which they are rows.
         h0: (B, H) the state before the first step.
         w_ih, w_hh: (H, I) and (H, H).
         b_ih, b_hh: (H,) each, or None.
         nonlinearity: "tanh" or "relu".
+        ids: (T, B) the row of the table that is the input of each step; None: `x` is the input.
 
     Returns:
         (1, T+1, B, H): h_0, h_1, ..., h_T. The leading 1 is the number of kinds of state.
     """
+    x = x if ids is None else take(x, ids, 0)
     f = tanh if nonlinearity == "tanh" else relu
     states = [h0]
     for t in range(x.shape[0]):
@@ -63,14 +74,15 @@ def rnn(
     *,
     keep: bool,
     nonlinearity: str,
+    ids: Array | None = None,
 ) -> tuple[Array, Any]:
     """The states of a vanilla RNN over a window; see `specification` for shapes."""
     xp, step = namespace(x), backends.of(x).rnn_step
-    T, B, _ = x.shape
+    T, B = x.shape[:2] if ids is None else ids.shape
     H = len(w_hh)
     h = xp.empty((T + 1, H, B), dtype=x.dtype)
     h[0] = h0.T
-    project_inputs(x, w_ih, out=h[1:])
+    project_inputs(x, ids, w_ih, out=h[1:])
     bias = tiled_bias(b_ih, b_hh, B)
     recurrent = xp.empty((H, B), dtype=x.dtype)
     for t in range(T):
@@ -84,28 +96,42 @@ def rnn(
 
 
 @rnn.backward
-def _(g: Array, cache: Any, needs: tuple[bool, ...], *, nonlinearity: str) -> tuple[Any, ...]:
+def _(
+    g: Array, cache: Any, needs: tuple[bool, ...], *, nonlinearity: str, ids: Array | None = None
+) -> tuple[Any, ...]:
     x, w_ih, w_hh, states, h = cache
     xp, step = namespace(x), backends.of(x).rnn_step_backward
-    T, (H, B) = len(x), h.shape[1:]
+    T, H, B = len(h) - 1, h.shape[1], h.shape[2]
     dh_out = g[0]  # (T+1, B, H): what reaches every state from outside
     dz = xp.empty((H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
+    dz_t = xp.empty((H, B), dtype=x.dtype)  # and of one step, contiguous for the product
     w_hh_t = xp.ascontiguousarray(w_hh.T)
     dh = dh_out[-1].T.copy(order="C")  # (H, B)
     for t in reversed(range(T)):
-        step(dh, h[t + 1], dz[:, t], nonlinearity)
-        xp.matmul(w_hh_t, dz[:, t], out=dh)
+        step(dh, h[t + 1], dz_t, nonlinearity)
+        dz[:, t] = dz_t
+        xp.matmul(w_hh_t, dz_t, out=dh)
         dh += dh_out[t].T
-    dx, dw_ih, dw_hh, db = weight_gradients(x, states[0, :-1], dz, w_ih, needs)
+    dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs)
     return dx, dh.T, dw_ih, dw_hh, db, db
 
 
 # ---- shared with the LSTM: what lies outside the time loop ----
 
 
-def project_inputs(x: Array, w_ih: Array, *, out: Array) -> None:
-    """``out[t] = W_ih x_t'`` for all steps: (T, B, I) to (T, G, B), where G is H or 4H."""
-    namespace(x).matmul(w_ih, x.transpose((0, 2, 1)), out=out)
+def project_inputs(x: Array, ids: Array | None, w_ih: Array, *, out: Array) -> None:
+    """``out[t] = W_ih x_t'`` for all steps: (T, B, I) to (T, G, B), where G is H or 4H.
+
+    Inputs that are rows of a table need no product of their own: the table is projected once, and
+    each step picks its columns. A character model has 100 rows to project instead of T * B.
+    """
+    xp, backend = namespace(x), backends.of(x)
+    if ids is None:
+        xp.matmul(w_ih, x.transpose((0, 2, 1)), out=out)
+    else:
+        projected = xp.matmul(w_ih, x.T)  # (G, V)
+        for t in range(len(ids)):
+            backend.take_columns(projected, ids[t], out[t])
 
 
 def tiled_bias(b_ih: Array | None, b_hh: Array | None, B: int) -> Array | None:
@@ -119,7 +145,12 @@ def tiled_bias(b_ih: Array | None, b_hh: Array | None, B: int) -> Array | None:
 
 
 def weight_gradients(
-    x: Array, h_before: Array, dz: Array, w_ih: Array, needs: tuple[bool, ...]
+    x: Array,
+    ids: Array | None,
+    h_before: Array,
+    dz: Array,
+    w_ih: Array,
+    needs: tuple[bool, ...],
 ) -> tuple[Any, Any, Any, Any]:
     """dx, dW_ih, dW_hh and db from the gradients dz (G, T, B) of all steps' pre-activations.
 
@@ -130,8 +161,11 @@ def weight_gradients(
     xp = namespace(dz)
     dz = dz.reshape((len(dz), -1))  # (G, T*B), a view
     need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs[-4:]
-    dx = xp.matmul(dz.T, w_ih).reshape(x.shape) if needs[0] else None
-    dw_ih = xp.matmul(dz, x.reshape((-1, x.shape[-1]))) if need_w_ih else None
     dw_hh = xp.matmul(dz, h_before.reshape((-1, h_before.shape[-1]))) if need_w_hh else None
     db = xp.sum(dz, axis=1) if need_b_ih or need_b_hh else None
+    rows = x.reshape((-1, x.shape[-1]))  # (T*B, I), or the table (V, I)
+    if ids is not None and (needs[0] or need_w_ih):
+        dz = backends.of(dz).sum_columns(dz, ids.reshape(-1), len(x))  # (G, V), as projected
+    dx = xp.matmul(dz.T, w_ih).reshape(x.shape) if needs[0] else None
+    dw_ih = xp.matmul(dz, rows) if need_w_ih else None
     return dx, dw_ih, dw_hh, db
