@@ -33,6 +33,7 @@ from tinygrad_rnn.errors import (
     ShapeError,
     TinygradError,
 )
+from tinygrad_rnn.gradcheck import GradcheckReport, gradcheck
 from tinygrad_rnn.ops import random
 from tinygrad_rnn.ops.arithmetic import (
     add,
@@ -133,7 +134,6 @@ __version__ = "0.1.0"
 # Names whose modules need more than NumPy and the standard library, or that few programs use: they
 # are imported when first asked for, so that `import tinygrad_rnn` stays quick and bare.
 _LATER = {
-    "gradcheck": "tinygrad_rnn.gradcheck",
     "save": "tinygrad_rnn.checkpoint",
     "load": "tinygrad_rnn.checkpoint",
     "save_checkpoint": "tinygrad_rnn.checkpoint",
@@ -156,6 +156,7 @@ __all__ = [
     "DeviceError",
     "Fused",
     "GradcheckError",
+    "GradcheckReport",
     "GraphFreedError",
     "NonFiniteError",
     "NotDifferentiableError",

@@ -15,7 +15,7 @@ class ShapeError(TinygradError, ValueError):
 
 
 class DTypeError(TinygradError, TypeError):
-    """A data type the operation cannot work with (an integer leaf that asks for a gradient, say)."""
+    """A data type the operation cannot work with (say, a gradient for integers)."""
 
 
 class DeviceError(TinygradError, RuntimeError):

@@ -1,0 +1,59 @@
+"""The examples run, say what they promise, and say it again with the same seed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def example(name, *options):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name), *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_hello_learns_to_spell(seed):
+    printed = example("hello.py", "--seed", seed)
+    last = printed.split("after 100 updates")[1]
+    assert re.findall(r"^ +([helo])  +([helo]) .*\*$", last, re.MULTILINE) == [
+        ("h", "e"), ("e", "l"), ("l", "l"), ("l", "o"),
+    ]  # fmt: skip
+    assert printed.rstrip().endswith("it writes: ello")
+    assert printed.count("*") > 4  # and it was seen on its way there
+
+
+def test_char_lm_learns_something():
+    printed = example("char_lm.py", "--steps", "40")
+    losses = [float(x) for x in re.findall(r"loss (\d\.\d+) nats", printed)]
+    assert 1.5 < losses[-1] < 3.3
+    assert "The " in printed
+
+
+def test_char_lm_is_deterministic(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("the quick brown fox jumps over the lazy dog. The end.\n" * 400)
+    speed = re.compile(r", [\d,]+ characters per second")
+    first, second, third = (
+        speed.sub("", example("char_lm.py", "--text", str(text), "--steps", "12", "--seed", seed))
+        for seed in ("3", "3", "4")
+    )
+    assert first == second != third
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_examples_stay_short(path):
+    assert len(path.read_text().splitlines()) < 150

@@ -1,0 +1,179 @@
+"""The checker is checked: it accepts what is right and rejects what is planted wrong."""
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.errors import DataError, DTypeError, GradcheckError
+from tinygrad_rnn.gradcheck import GradcheckReport, gradcheck
+
+RNG = np.random.default_rng(0)
+SMALL, LARGE = RNG.normal(size=(2, 3)), RNG.normal(size=(20, 30))
+
+
+# ---- what is right -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(
+    "x", [SMALL, LARGE, np.array(0.5), np.zeros((0, 3))], ids=["small", "large", "0-d", "empty"]
+)
+def test_accepts_what_is_right(backend, order, x):
+    report = gradcheck(lambda t: tg.tanh(t) * t, [backend.tensor(x)], order=order)
+    assert isinstance(report, GradcheckReport)
+    assert report.passed
+    assert report.order == order
+    assert report.error <= report.tolerance
+    assert "agree" in str(report)
+    assert (report.compared == 0) == (x.size == 0)
+
+
+def test_every_entry_of_a_small_jacobian_is_compared():
+    report = gradcheck(lambda a, b: a @ b, [SMALL, SMALL.T])
+    assert report.compared == (6 + 6) * 4
+    assert "input " in report.place
+    assert "output 0[" in report.place
+    report = gradcheck(lambda a, b: a @ b, [LARGE, LARGE.T])
+    assert report.compared == 5 + 2  # directions through both, and through each
+    assert "direction" in report.place
+
+
+def test_several_outputs_unused_inputs_and_other_dtypes():
+    def fn(a, ids, unused):
+        return [tg.take(a, ids, 0), tg.sum(a), tg.tensor(np.ones(2))]
+
+    report = gradcheck(fn, [SMALL, np.array([1, 0, 1]), np.ones(2)])
+    assert report.compared == 8 * (9 + 1 + 2)
+    assert gradcheck(fn, [SMALL, np.array([1, 0, 1]), np.ones(2)], order=2).passed
+
+
+def test_a_linear_function_has_second_derivatives_of_zero():
+    assert gradcheck(lambda a: 3 * a, [SMALL], order=2).passed
+
+
+def test_one_input_needs_no_list():
+    assert gradcheck(tg.exp, SMALL).compared == 36
+    assert gradcheck(tg.exp, tg.tensor(SMALL)).compared == 36
+
+
+def test_a_model_is_checked_in_place_and_left_as_it_was():
+    model = tg.nn.LSTM(3, 4, rng=0, dtype=np.float64)
+    x = np.random.default_rng(1).normal(size=(5, 2, 3))
+    before = {name: array.tobytes() for name, array in model.state_dict().items()}
+    report = gradcheck(lambda *_: tg.mean(tg.square(model(x)[0])), list(model.parameters()))
+    assert report.passed
+    assert report.error < 1e-9
+    assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_works_inside_no_grad():
+    with tg.no_grad():
+        assert gradcheck(tg.tanh, SMALL, order=2).passed
+
+
+# ---- what is wrong -------------------------------------------------------------------------------
+
+
+def planted(rule):
+    """x**3, with a rule of your own."""
+
+    @tg.primitive
+    def cube(x):
+        return x * x * x
+
+    cube.vjp(x=rule)
+    return cube
+
+
+WRONG = {
+    "sign": lambda g, x: -3 * g * x * x,
+    "factor": lambda g, x: 2 * g * x * x,
+    "forgotten g": lambda g, x: 3 * x * x + 0 * g,
+    "a thousandth": lambda g, x: 3.003 * g * x * x,
+    "a millionth": lambda g, x: 3.00001 * g * x * x,
+    "zero": lambda g, x: 0 * g * x,
+    "nan": lambda g, x: g * x * float("nan"),
+}
+
+
+@pytest.mark.parametrize("x", [SMALL, LARGE], ids=["elements", "directions"])
+@pytest.mark.parametrize("name", WRONG)
+def test_rejects_planted_wrong_rules(backend, name, x):
+    with pytest.raises(GradcheckError, match=r"DISAGREE.*analytic.*numeric"):
+        gradcheck(planted(WRONG[name]), [backend.tensor(x)], rtol=1e-7)
+
+
+def test_right_at_order_1_and_wrong_at_order_2():
+    def rule(g, x):
+        return g * (3 * x * x).detach() if isinstance(x, tg.Tensor) else g * (3 * x * x)
+
+    assert gradcheck(planted(rule), SMALL).passed
+    with pytest.raises(GradcheckError, match="order 2"):
+        gradcheck(planted(rule), SMALL, order=2)
+    right = planted(lambda g, x: 3 * g * x * x)
+    assert gradcheck(right, SMALL, order=2).passed
+
+
+def test_one_wrong_element_is_found_and_named():
+    mask = np.ones((2, 3))
+    mask[1, 2] = 1.01
+    with pytest.raises(GradcheckError, match=r"input 0\[1, 2\], output 0\[1, 2\]"):
+        gradcheck(planted(lambda g, x: 3 * g * x * x * mask), SMALL)
+
+
+def test_a_wrong_gradient_of_one_input_among_several():
+    @tg.primitive
+    def product(a, b):
+        return a * b
+
+    product.vjp(a=lambda g, b: g * b, b=lambda g, a: g * a * 1.0001)
+    with pytest.raises(GradcheckError, match="input 1"):
+        gradcheck(product, [SMALL, SMALL + 1])
+    with pytest.raises(GradcheckError):
+        gradcheck(product, [LARGE, LARGE + 1])
+
+
+def test_a_missing_unbroadcast_is_found():
+    def fn(a):  # the value of a sum, and the gradient of only one of its terms
+        return tg.sum(a[0]) + tg.sum(a[1:].detach())
+
+    with pytest.raises(GradcheckError, match=r"input 0\[1, "):
+        gradcheck(fn, SMALL)
+
+
+def test_dropout_is_no_function():
+    with pytest.raises(GradcheckError, match="two different results"):
+        gradcheck(lambda a: tg.nn.functional.dropout(a, 0.5), SMALL)
+
+
+# ---- what cannot be checked ----------------------------------------------------------------------
+
+
+def test_refuses_single_precision():
+    for dtype in (np.float32, np.float16):
+        with pytest.raises(DTypeError, match=f"input 1 is {dtype.__name__}.*float64"):
+            gradcheck(tg.add, [SMALL, SMALL.astype(dtype)])
+    with pytest.raises(DTypeError, match="must return float64"):
+        gradcheck(lambda a: tg.astype(a, np.float32), SMALL)
+    with pytest.raises(DTypeError, match="must return float64"):
+        gradcheck(lambda _: 1.0, SMALL)
+    with pytest.raises(DTypeError, match="none of the inputs"):
+        gradcheck(lambda a: a, [np.arange(3)])
+    with pytest.raises(DataError, match="order"):
+        gradcheck(tg.exp, SMALL, order=3)
+
+
+def test_inputs_get_their_bits_back_when_the_function_raises():
+    x = tg.tensor(SMALL, requires_grad=True)
+    calls = []
+
+    def fn(a):
+        calls.append(1)
+        if len(calls) > 9:
+            raise RuntimeError("no more")
+        return tg.exp(a)
+
+    with pytest.raises(RuntimeError, match="no more"):
+        gradcheck(fn, [x])
+    assert x.data.tobytes() == SMALL.tobytes()

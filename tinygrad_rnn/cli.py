@@ -1,0 +1,230 @@
+"""The command ``tinygrad-rnn``: train, sample, check, devices.
+
+Each subcommand is a frozen dataclass: its fields are the options, their comments the help, and its
+``run`` does the work. One place, `main`, turns what goes wrong into one line and an exit code:
+
+    0        done
+    2        bad input: an option, a text, a checkpoint; nothing has been written
+    3        training diverged: a NaN or an infinity; the last good checkpoint is kept
+    4        could not write: disk full, read-only, ...; the old file is kept
+    130, 143 interrupted by Ctrl-C (SIGINT) or SIGTERM; training has been saved
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from tinygrad_rnn import backends
+from tinygrad_rnn._cli_run import CHECKPOINT
+from tinygrad_rnn._cli_screen import fail, silence
+from tinygrad_rnn._cli_train import Train, resumed
+from tinygrad_rnn.char_lm import CharModel, generate
+from tinygrad_rnn.checkpoint import load_checkpoint
+from tinygrad_rnn.core.tensor import Tensor
+from tinygrad_rnn.data import Vocabulary
+from tinygrad_rnn.errors import (
+    BackendUnavailable,
+    CheckpointError,
+    DataError,
+    DeviceError,
+    GradcheckError,
+    NonFiniteError,
+)
+from tinygrad_rnn.gradcheck import gradcheck
+from tinygrad_rnn.nn.functional import cross_entropy
+from tinygrad_rnn.training import Config, model_from
+
+BAD_INPUT, DIVERGED, CANNOT_WRITE, INTERRUPTED = 2, 3, 4, 130
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Let a trained model write; the text goes to standard output as it is made."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A checkpoint, or the directory of a run."""
+    prompt: str = ""
+    """What to continue. Empty: the start of a line."""
+    length: int = 500
+    """Characters to write."""
+    temperature: float = 0.7
+    """1: as the model believes; less: more careful; 0: always the most probable character."""
+    seed: int | None = None
+    """Seed of the random numbers; without one, every text is another."""
+    device: str = "cpu"
+    """Where to compute."""
+
+    def run(self) -> int:
+        """Load, continue the prompt, and stream."""
+        if self.seed is not None and self.seed < 0:
+            raise DataError(f"seed is a whole number >= 0, got {self.seed}")
+        backends.get(self.device)
+        model, vocabulary = self._loaded()
+        characters = generate(
+            model,
+            vocabulary,
+            prompt=self.prompt,
+            length=self.length,
+            temperature=self.temperature,
+            rng=np.random.default_rng(self.seed),
+        )
+        try:
+            print(self.prompt, end="", flush=True)
+            for character in characters:
+                print(character, end="", flush=True)
+            print(flush=True)
+        except BrokenPipeError:  # the reader has had enough: `... | head`
+            silence()
+        return 0
+
+    def _loaded(self) -> tuple[CharModel, Vocabulary]:
+        path = Path(self.checkpoint)
+        path = path / CHECKPOINT if path.is_dir() else path
+        try:
+            found = load_checkpoint(path)
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path}: {error.strerror}; give a checkpoint, or the --out of a "
+                "training run"
+            ) from error
+        if not found.vocabulary:
+            raise CheckpointError(f"{path} holds no vocabulary; it is no character model")
+        vocabulary = Vocabulary(found.vocabulary)
+        model = model_from(Config.of(found.config), len(vocabulary), device=self.device)
+        model.load_state_dict(found.model)
+        return model, vocabulary
+
+
+@dataclass(frozen=True)
+class Check:
+    """Compare the gradients of a small model with finite differences, in float64."""
+
+    model: Literal["lstm", "rnn"] = "lstm"
+    """Kind of recurrent network."""
+    hidden: int = 5
+    """Size of the hidden state."""
+    layers: int = 2
+    """Recurrent layers on top of each other."""
+    steps: int = 7
+    """Characters to go back through."""
+    order: Literal[1, 2] = 1
+    """2: check the gradients of the gradients, too."""
+    seed: int = 0
+    """Seed of weights, characters and directions."""
+
+    def run(self) -> int:
+        """Check every parameter by itself; exit code 1 if one disagrees."""
+        for name, lowest in (("hidden", 1), ("layers", 1), ("steps", 1), ("seed", 0)):
+            if getattr(self, name) < lowest:
+                raise DataError(f"{name} is a number >= {lowest}, got {getattr(self, name)}")
+        rng = np.random.default_rng(self.seed)
+        V, B, E = 7, 3, 4
+        model = CharModel(
+            V, kind=self.model, hidden=self.hidden, layers=self.layers, embedding=E, rng=rng,
+            dtype=np.float64,
+        )  # fmt: skip
+        ids = rng.integers(V, size=(self.steps + 1, B))
+        kinds = 2 if self.model == "lstm" else 1
+        start = [
+            Tensor(rng.normal(size=(self.layers, B, self.hidden)), requires_grad=True)
+            for _ in range(kinds)
+        ]
+
+        def loss(*_: Any) -> Any:
+            logits, _state = model(ids[:-1], tuple(start) if kinds == 2 else start[0])
+            return cross_entropy(logits, ids[1:])
+
+        print(f"embedding {E}, {self.layers} x {self.model.upper()} {self.hidden}, cross entropy "
+              f"over {V} symbols, {self.steps} steps x {B} streams, float64, order {self.order}\n"
+              f"backward pass against central differences\n")  # fmt: skip
+        places = [*model.named_parameters(), *zip(["state h", "state c"], start, strict=False)]
+        return self._table(loss, places)
+
+    def _table(self, loss: Any, places: Sequence[tuple[str, Tensor]]) -> int:
+        wide = max(len(name) for name, _ in places)
+        print(f"{'with respect to':{wide}}  {'shape':>12}  {'compared':>8}  {'largest error':>13}")
+        failures = 0
+        for name, tensor in places:
+            try:
+                report = gradcheck(loss, [tensor], order=self.order, rtol=1e-6, atol=1e-8)
+            except GradcheckError as error:
+                failures += 1
+                print(f"{name:{wide}}  {tensor.shape!s:>12}  WRONG: {error}")
+                continue
+            print(
+                f"{name:{wide}}  {tensor.shape!s:>12}  {report.compared:>8}  {report.error:>13.1e}"
+            )
+        print(f"\n{failures} of {len(places)} are wrong." if failures else "\nAll agree.")
+        return 1 if failures else 0
+
+
+@dataclass(frozen=True)
+class Devices:
+    """List the devices that can be used, and why others cannot."""
+
+    def run(self) -> int:
+        """Print one line per device."""
+        for device in backends.devices():
+            print(f"{device.name:8}  {'usable' if device.usable else 'no':6}  {device.detail}")
+        return 0
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Devices, tyro.conf.subcommand("devices")]
+)
+
+
+def parse(argv: Sequence[str]) -> Any:
+    """The command that `argv` asks for. A run that is resumed brings its own defaults."""
+    command: Any = tyro.cli(
+        Command,
+        args=argv or ["--help"],
+        prog="tinygrad-rnn",
+        description="Train a recurrent network on a text, and let it write.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if isinstance(command, Train) and command.resume and not command.overwrite:
+        command = tyro.cli(
+            Train,
+            args=argv[1:],
+            default=resumed(command),
+            prog="tinygrad-rnn train",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not have every character of a text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code: int = parse(sys.argv[1:] if argv is None else list(argv)).run()
+    except (DataError, CheckpointError, BackendUnavailable, DeviceError) as error:
+        fail(str(error))
+        return BAD_INPUT
+    except MemoryError as error:  # NumPy's names the size and the shape
+        fail(f"out of memory: {str(error) or 'the system gave no more'}; use a smaller --hidden, "
+             "--batch or --k1, or a device with more memory")  # fmt: skip
+        return BAD_INPUT
+    except NonFiniteError as error:
+        fail(str(error))
+        return DIVERGED
+    except OSError as error:
+        fail(f"cannot write: {error}; an earlier checkpoint is as it was")
+        return CANNOT_WRITE
+    except KeyboardInterrupt:
+        print()
+        return INTERRUPTED
+    return code
