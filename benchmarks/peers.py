@@ -58,11 +58,15 @@ def batches(size: Size, count: int = 4) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 class TinygradRnn:
-    """This project."""
+    """This project, with the embedding handed to the recurrent layer as a table."""
+
+    table = True
 
     def __init__(self, size: Size) -> None:
         import tinygrad_rnn as tg
         from tinygrad_rnn import nn, optim
+
+        use_table = self.table
 
         class Model(nn.Module):
             def __init__(self) -> None:
@@ -72,7 +76,9 @@ class TinygradRnn:
                 self.head = nn.Linear(size.H, size.V)
 
             def forward(self, x: Any) -> Any:
-                return self.head(self.rnn(x, table=self.embedding.weight)[0])
+                if use_table:
+                    return self.head(self.rnn(x, table=self.embedding.weight)[0])
+                return self.head(self.rnn(self.embedding(x))[0])
 
         self.model = Model()
         self.model.load_state_dict(weights(size))
@@ -86,6 +92,12 @@ class TinygradRnn:
         self.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         return float(loss)
+
+
+class RowsFirst(TinygradRnn):
+    """This project, written as in PyTorch: the embedding's rows are made, then read."""
+
+    table = False
 
 
 class PyTorch:
@@ -121,7 +133,7 @@ class PyTorch:
         return loss.item()
 
 
-PEERS = {"tinygrad_rnn": TinygradRnn, "pytorch": PyTorch}
+PEERS = {"tinygrad_rnn": TinygradRnn, "rows first": RowsFirst, "pytorch": PyTorch}
 
 
 def serve(name: str) -> None:

@@ -77,16 +77,12 @@ def compare(size: Size, *, turns: int, seconds: float) -> dict[str, Any]:
     finally:
         for peer in peers.values():
             peer.close()
-    ours, theirs = times["tinygrad_rnn"], times["pytorch"]
-    ratios = [t / o for o, t in zip(ours, theirs, strict=True)]
-    return {
-        "versions": versions,
-        "ours": statistics.median(ours),
-        "pytorch": statistics.median(theirs),
-        "ratio": statistics.median(ratios),
-        "lowest": min(ratios),
-        "highest": max(ratios),
-    }
+    return {"versions": versions, "times": times}
+
+
+def ratio(times: dict[str, list[float]], name: str) -> list[float]:
+    """PyTorch's time over that of `name`, turn by turn, sorted."""
+    return sorted(t / o for o, t in zip(times[name], times["pytorch"], strict=True))
 
 
 def main() -> None:
@@ -97,16 +93,21 @@ def main() -> None:
     args = parser.parse_args()
     print(f"{dt.date.today()}  {platform.processor() or platform.machine()}  "
           f"Python {platform.python_version()}  NumPy {np.__version__}")  # fmt: skip
-    print("whole training step, float32; ms are medians, ratio > 1: faster than PyTorch\n")
-    print("cell layers    T    B    V    H   tinygrad_rnn    PyTorch   ratio (lowest - highest)")
+    print("whole training step, float32, medians; ratio: PyTorch's time over ours, above 1 ours is")
+    print("the faster (lowest - highest turn); rows first: written as rnn(embedding(ids))\n")
+    print("cell layers    T    B    V    H  tinygrad_rnn     PyTorch  ratio           rows first")
     for size in SIZES:
         if args.only and args.only != size.H:
             continue
         r = compare(size, turns=args.turns, seconds=args.seconds)
+        median = {name: statistics.median(t) * 1e3 for name, t in r["times"].items()}
+        ratios = ratio(r["times"], "tinygrad_rnn")
+        rows_first = statistics.median(ratio(r["times"], "rows first"))
         print(
             f"{size.cell:<5}{size.layers:6}{size.T:5}{size.B:5}{size.V:5}{size.H:5}"
-            f"{r['ours'] * 1e3:12.2f} ms{r['pytorch'] * 1e3:8.2f} ms"
-            f"{r['ratio']:8.2f} ({r['lowest']:.2f} - {r['highest']:.2f})",
+            f"{median['tinygrad_rnn']:11.2f} ms{median['pytorch']:9.2f} ms"
+            f"{statistics.median(ratios):7.2f} ({ratios[0]:.2f} - {ratios[-1]:.2f})"
+            f"{rows_first:11.2f}",
             flush=True,
         )
     print("\nversions:", ", ".join(f"{name} {v}" for name, v in r["versions"].items()))

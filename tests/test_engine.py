@@ -168,7 +168,7 @@ def test_nothing_is_kept_without_a_backward_to_come(backend):
     assert asked == [False, False, True]
 
 
-# ---- values: re-use, accumulation, ownership ----
+# ---- values: reuse, accumulation, ownership ----
 
 
 def test_reuse(backend):
