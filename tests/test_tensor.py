@@ -560,3 +560,10 @@ def test_integers_out_of_range_are_errors_on_every_device(number):
                 tg.take_along_axis(x, tg.tensor([0, wrong], device=device))
             with pytest.raises(IndexError):
                 tg.one_hot(tg.tensor([0, wrong], device=device), 3)
+
+
+def test_equality_with_what_is_no_number_is_plain_false():
+    t = tg.tensor([1.0, 2.0])
+    assert (t == None) is False  # noqa: E711 - the comparison itself is under test
+    assert (t != "text") is True
+    assert (t == [1.0, 3.0]).tolist() == [True, False]

@@ -128,6 +128,11 @@ def _why_no_cuda() -> str:
             f"CuPy is installed but cannot be imported ({error}). Run "
             f"`python -c \"import cupy; cupy.show_config()\"` to see why, or use device='cpu'"
         )
+    if not hasattr(cupy, "cuda"):
+        return (
+            f"what Python imports as cupy is not CuPy (found at {list(cupy.__path__)}). Rename or "
+            f"move that folder, or use device='cpu'"
+        )
     if not cupy.cuda.is_available():
         if cupy.cuda.runtime.driverGetVersion() == 0:
             return "no NVIDIA driver was found. Install one, or use device='cpu'"

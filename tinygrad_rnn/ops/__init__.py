@@ -29,6 +29,13 @@ def _reflected(op: Any) -> Any:
     return lambda self, other: op(other, self)
 
 
+def _elementwise(op: Any) -> Any:
+    """``==`` with what is no number at all is decided by Python: ``tensor == None`` is False."""
+    return lambda self, other: NotImplemented if isinstance(other, _STRANGERS) else op(self, other)
+
+
+_STRANGERS = (type(None), str, bytes, dict, set)
+
 METHODS: dict[str, Any] = {
     # autograd and conversions
     "backward": engine.backward,
@@ -51,8 +58,8 @@ METHODS: dict[str, Any] = {
     "__rmatmul__": _reflected(linalg.matmul),
     "__neg__": arithmetic.negative,
     "__abs__": elementwise.abs,
-    "__eq__": arithmetic.equal,
-    "__ne__": arithmetic.not_equal,
+    "__eq__": _elementwise(arithmetic.equal),
+    "__ne__": _elementwise(arithmetic.not_equal),
     "__lt__": arithmetic.less,
     "__le__": arithmetic.less_equal,
     "__gt__": arithmetic.greater,
