@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_rnn import backends
+from tinygrad_rnn.core.array import real_dtype
 from tinygrad_rnn.core.tensor import Tensor, tensor, wrap
 
 Shape = int | Sequence[int]
@@ -95,4 +96,6 @@ def from_dlpack(array: Any) -> Tensor:
     kind = array.__dlpack_device__()[0]
     on_cpu = 1  # DLDeviceType.kDLCPU
     backend = backends.get("cpu" if kind == on_cpu else "cuda")
-    return wrap(backend.xp.from_dlpack(array), None)
+    shared = backend.xp.from_dlpack(array)
+    real_dtype(shared.dtype)
+    return wrap(shared, None)

@@ -80,6 +80,15 @@ def _settle(part: Any, like: Array) -> Any:
     return array if array is not part or isinstance(part, Tensor) else array.copy()
 
 
+def _numbers(indices: Any, like: Array, op: str) -> Any:
+    """Integers and nothing else: a bool array would be read as a mask, a slice as a slice."""
+    if not isinstance(indices, slice) and indices is not None and indices is not Ellipsis:
+        numbers = _settle(indices, like)
+        if isinstance(numbers, int) or numbers.dtype.kind in "iu":
+            return numbers
+    raise DTypeError(f"{op}: indices are integers, got {indices!r:.60}; use x[...] for the rest")
+
+
 def _check_place(index: Array, like: Array, op: str) -> None:
     """Refuse an index from another device; only from the host it travels by itself."""
     if type(index) is not type(like):
@@ -126,7 +135,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
         return take(ravel(x), indices, 0)
     place = normalize_axis(axis, x.ndim, "take")
     like = x.data if isinstance(x, Tensor) else x
-    numbers = _settle(indices, like)
+    numbers = _numbers(indices, like, "take")
     size = x.shape[place]
     if not isinstance(numbers, int) and type(numbers) is not np.ndarray:
         backends.of(like).check_index(numbers, size, "take", lowest=-size)
@@ -143,11 +152,11 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     """
     place = normalize_axis(axis, x.ndim, "take_along_axis")
     like = x.data if isinstance(x, Tensor) else x
-    numbers = _settle(indices, like)
-    if numbers.ndim != x.ndim:
+    numbers = _numbers(indices, like, "take_along_axis")
+    if isinstance(numbers, int) or numbers.ndim != x.ndim:
         raise ShapeError(
-            f"take_along_axis: indices of shape {numbers.shape} need as many dimensions as the "
-            f"tensor of shape {x.shape}"
+            f"take_along_axis: indices of shape {getattr(numbers, 'shape', ())} need as many "
+            f"dimensions as the tensor of shape {x.shape}"
         )
     if type(numbers) is not np.ndarray:
         backends.of(like).check_index(

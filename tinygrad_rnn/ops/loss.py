@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
@@ -37,9 +39,16 @@ def specification(
     loss = where(counted, loss, 0)
     if reduction == "none":
         return loss
-    if reduction == "sum":
-        return total(loss)
-    return total(loss) / astype(namespace(plain).maximum(total(counted), 1), logits.dtype)
+    wide = _wide(logits)
+    result = total(astype(loss, wide))
+    if reduction == "mean":
+        result = result / astype(namespace(plain).maximum(total(counted), 1), wide)
+    return astype(result, logits.dtype)
+
+
+def _wide(logits: Any) -> np.dtype[Any]:
+    """The dtype of sums and counts over rows: 70,000 rows are infinitely many in float16."""
+    return np.promote_types(logits.dtype, np.float32)
 
 
 @fused(spec=specification)
@@ -58,11 +67,12 @@ def _softmax_cross_entropy(
     rows = logits.reshape((flat.size, logits.shape[-1]))
     loss, softmax = backend.softmax_cross_entropy(rows, flat, counted, label_smoothing)
     # The divisor stays on the device: reading it would make a GPU wait.
-    count = xp.maximum(xp.sum(counted), 1).astype(logits.dtype)
+    count = xp.maximum(xp.sum(counted), 1).astype(_wide(logits))
     if reduction == "none":
         out = loss.reshape(targets.shape)
     else:
-        out = xp.sum(loss) if reduction == "sum" else xp.sum(loss) / count
+        out = xp.sum(loss, dtype=count.dtype)
+        out = out if reduction == "sum" else out / count
     cache = (softmax, flat, counted, count, logits.shape) if keep else None
     return xp.asarray(out, dtype=logits.dtype), cache
 
@@ -87,7 +97,7 @@ def _(
         grad -= factor * (label_smoothing / shape[-1])
     rows = xp.arange(flat.size)
     grad[rows, xp.where(counted, flat, 0)] -= factor[:, 0] * (1 - label_smoothing)
-    return grad.reshape(shape), None
+    return grad.reshape(shape).astype(softmax.dtype, copy=False), None
 
 
 def softmax_cross_entropy(
@@ -112,6 +122,7 @@ def softmax_cross_entropy(
         is 0, and so is the gradient (PyTorch gives NaN).
 
     Raises:
+        DTypeError: logits that are not floating-point numbers, targets that are not integers.
         ShapeError: the shapes do not belong together.
         IndexError: a target outside 0 .. V-1.
     """
@@ -119,6 +130,11 @@ def softmax_cross_entropy(
         raise DTypeError(f"cross_entropy: reduction is 'mean', 'sum' or 'none', got {reduction!r}")
     if not 0 <= label_smoothing <= 1:
         raise ShapeError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing}")
+    if logits.dtype.kind != "f":  # the loss, in their dtype, would be cut to a whole number
+        raise DTypeError(
+            f"cross_entropy: needed floating-point logits, got {logits.dtype}; "
+            f"convert them with .astype(tg.float32)"
+        )
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ShapeError(f"cross_entropy: needed logits (..., V) with V >= 1, got {logits.shape}")
     numbers = as_index(targets, logits, logits.shape[-1], "cross_entropy", ignore=ignore_index)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.primitive import primitive
@@ -218,6 +220,7 @@ _logsumexp.vjp(
 
 def logsumexp(x: Any, axis: Axes = None, *, keepdims: bool = False) -> Any:
     """log(sum(exp(x))) without overflow; -inf, with gradient 0, where every element is -inf."""
+    x = astype(x, np.float64) if x.dtype.kind != "f" else x
     return _logsumexp(x, axes=normalize_axes(axis, x.ndim, "logsumexp"), keepdims=keepdims)
 
 
@@ -290,4 +293,8 @@ def norm(x: Any, ord: Any = 2, axis: Axes = None, *, keepdims: bool = False) -> 
         return min(absolute(x), axes, keepdims=keepdims)
     if not isinstance(ord, float | int) or not ord > 0:
         raise ShapeError(f"norm: ord is a number > 0, inf or -inf, got {ord!r}")
-    return sum(absolute(x) ** ord, axes, keepdims=keepdims) ** (1 / ord)
+    # At 0 powers have infinite slopes, and inf * 0 is NaN: zeros are set aside before and after.
+    zero = equal(x, 0)
+    total = sum(where(zero, 0, where(zero, 1, absolute(x)) ** ord), axes, keepdims=keepdims)
+    nothing = equal(total, 0)
+    return where(nothing, 0, where(nothing, 1, total) ** (1 / ord))
