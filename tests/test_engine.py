@@ -700,3 +700,68 @@ def test_writable_is_for_leaves_and_counts():
     assert x._node.version == 1
     with pytest.raises(tg.NotDifferentiableError, match="leaf"):
         (x * 2).writable()
+
+
+# ---- how an op may be called ----
+
+
+def test_inputs_given_by_name_are_inputs():
+    x = tg.tensor([3.0, 5.0], requires_grad=True)
+    for call, expected in (
+        (lambda: tg.multiply(x, b=2.0), [2.0, 2.0]),
+        (lambda: tg.multiply(b=x, a=2.0), [2.0, 2.0]),
+        (lambda: tg.power(x, b=2), [6.0, 10.0]),
+        (lambda: tg.divide(x, b=tg.tensor([2.0, 4.0])), [0.5, 0.25]),
+        (lambda: x.maximum(b=4.0), [0.0, 1.0]),
+        (lambda: tg.square(x=x), [6.0, 10.0]),
+    ):
+        (g,) = tg.grad(call().sum(), x)
+        assert g.tolist() == expected
+    for wrong in (lambda: tg.multiply(x), lambda: tg.square(x, x), lambda: tg.add(x, c=1.0)):
+        with pytest.raises(TypeError, match="takes the inputs"):
+            wrong()
+
+
+def test_an_input_with_a_default_is_refused_at_import():
+    with pytest.raises(TypeError, match="keyword-only"):
+
+        @tg.primitive
+        def scale(x, k=2.0):
+            return x * k
+
+
+def test_what_is_no_real_array_is_refused_or_made_one():
+    x = tg.tensor(np.eye(2) + 1, requires_grad=True)
+    product = x * np.array([[1, 2], [3, 4]]).view(np.matrix)  # a matrix' own * is another
+    assert product.tolist() == [[2.0, 2.0], [3.0, 8.0]]
+    for odd in (np.ones((2, 2)) * 1j, np.complex64(1j), np.ones((2, 2), np.longdouble)):
+        with pytest.raises(tg.DTypeError):
+            x * odd
+    with pytest.raises(tg.DTypeError, match="mask"):
+        x * np.ma.masked_array(np.eye(2), np.eye(2))
+    with pytest.raises(tg.DTypeError):
+        tg.from_dlpack(np.ones(2) * 1j)
+
+
+def test_a_fused_op_may_return_a_scalar_and_leave_a_gradient_out():
+    @tg.fused(spec=lambda a, b: (a * a).sum() + 0.0 * b.sum())
+    def total(a, b, *, keep):
+        return (a * a).sum(), ((a,) if keep else None)
+
+    @total.backward
+    def _(g, cache, needs):
+        return 2 * g * cache[0], None
+
+    a, b = (tg.tensor([1.0, 2.0], dtype=tg.float64, requires_grad=True) for _ in range(2))
+    (total(a, b) + 1.0).backward()
+    assert a.grad.tolist() == [2.0, 4.0]
+    assert b.grad is None
+
+
+def test_grad_leaves_the_node_of_a_result_it_was_asked_about():
+    x = tg.tensor([1.0, 2.0], requires_grad=True)
+    h = x * x
+    (g,) = tg.grad((h * 3.0).sum(), h)
+    assert g.tolist() == [3.0, 3.0]
+    h.sum().backward()  # the part before h was not walked, and is still there
+    assert x.grad.tolist() == [2.0, 4.0]

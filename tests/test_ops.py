@@ -503,3 +503,50 @@ def test_ids_may_be_overwritten_before_backward(backend):
     np.testing.assert_array_equal(backend.host(both), [[2.0] * 3, [2.0] * 3, [0.0] * 3])
     (grad,) = tg.grad(loss, table)
     assert (backend.host(grad)[[0, 1], [0, 1]] < 0).all()
+
+
+def test_integers_are_not_truncated_on_the_way_to_a_float():
+    np.testing.assert_allclose(tg.logsumexp(tg.tensor([1, 2, 3])).numpy(), 3.40760596)
+    np.testing.assert_allclose(tg.erf(tg.tensor([1, 2])).numpy(), [0.84270079, 0.99532227])
+    for call in (
+        lambda: tg.nn.functional.mse_loss(tg.tensor([1, 2]), [0.5, 0.5]),
+        lambda: tg.nn.functional.dropout(tg.tensor([1, 2]), 0.4),
+    ):
+        with pytest.raises(tg.DTypeError, match="floating-point"):
+            call()
+    loss = tg.nn.functional.mse_loss(tg.tensor([1.0, 2.0]), tg.tensor([1, 1]))
+    assert (float(loss), loss.dtype) == (0.5, np.float32)
+
+
+@pytest.mark.parametrize("p", [0.5, 1.5, 3])
+def test_norms_of_any_order_have_gradient_0_at_0(backend, p):
+    x = backend.tensor(np.array([0.0, 2.0]), requires_grad=True)
+    (g,) = tg.grad(tg.norm(x, p), x)
+    np.testing.assert_allclose(backend.host(g), [0.0, 1.0])
+    zero = backend.tensor(np.zeros(2), requires_grad=True)
+    (g,) = tg.grad(tg.norm(zero, p), zero)
+    np.testing.assert_array_equal(backend.host(g), [0.0, 0.0])
+
+
+def test_smooth_l1_is_a_parabola_at_0():
+    x = tg.tensor([0.0, 0.5], requires_grad=True)
+    (g,) = tg.grad(
+        tg.nn.functional.smooth_l1_loss(x, [0.0, 0.0], reduction="sum"), x, create_graph=True
+    )
+    (second,) = tg.grad(g.sum(), x)
+    assert second.tolist() == [1.0, 1.0]
+
+
+def test_take_refuses_masks_and_slices():
+    x = tg.tensor([1.0, 2.0, 3.0])
+    for wrong in (np.array([True, False, True]), True, slice(None), None):
+        with pytest.raises(tg.DTypeError, match="integers"):
+            tg.take(x, wrong)
+        with pytest.raises(tg.DTypeError, match="integers"):
+            tg.take_along_axis(x, wrong)
+
+
+def test_nll_loss_of_one_sample():
+    log_p = tg.log_softmax(tg.tensor([1.0, 2.0], requires_grad=True))
+    loss = tg.nn.functional.nll_loss(log_p, 1)
+    assert float(loss) == pytest.approx(0.3132617)

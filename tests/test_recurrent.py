@@ -235,3 +235,50 @@ def test_errors_name_what_was_seen_and_needed(call, words):
         call()
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_seed_starts_one_stream_for_everything():
+    lstm_layer = nn.LSTM(4, 4, 2, rng=0)
+    blocks = [
+        *lstm_layer.weight_hh_l0.data.reshape(4, 4, 4),
+        *lstm_layer.weight_hh_l1.data.reshape(4, 4, 4),
+    ]
+    blocks += [
+        *lstm_layer.weight_ih_l0.data.reshape(4, 4, 4),
+        *lstm_layer.weight_ih_l1.data.reshape(4, 4, 4),
+    ]
+    for i, a in enumerate(blocks):
+        assert not any(np.array_equal(a, b) for b in blocks[:i])
+    linear = nn.Linear(3, 4, rng=0)
+    assert not np.isin(linear.bias.data, linear.weight.data).any()
+    drop = nn.Dropout(0.5, rng=0)
+    x = tg.ones(100)
+    assert not np.array_equal(drop(x).data, drop(x).data)
+    stacked = nn.LSTM(4, 4, 2, dropout=0.5, rng=0)
+    x = tg.random.normal((3, 2, 4), rng=1)
+    assert not np.array_equal(stacked(x)[0].data, stacked(x)[0].data)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+def test_no_dtype_is_changed_in_silence(kind):
+    layer = getattr(nn, kind)(3, 4, dtype=np.float64)
+    x, state = tg.zeros((2, 1, 3), dtype=tg.float64), tg.zeros((1, 1, 4))
+    with pytest.raises(tg.DTypeError, match="state h is float32"):
+        layer(x, state if kind == "RNN" else (state, state))
+    with pytest.raises(tg.DTypeError, match="table is float32"):
+        layer(np.zeros((2, 1), int), table=tg.zeros((5, 3)))
+    with pytest.raises(tg.DTypeError, match="the input is float64"):
+        nn.Linear(3, 2)(tg.zeros((2, 3), dtype=tg.float64))
+
+
+def test_a_window_of_no_steps_under_create_graph():
+    layer = nn.LSTM(3, 4, rng=0)
+    x, h, c = (
+        tg.zeros((0, 2, 3), requires_grad=True),
+        tg.ones((1, 2, 4), requires_grad=True),
+        tg.zeros((1, 2, 4)),
+    )
+    _, (end, _) = layer(x, (h, c))
+    found = tg.grad(end.sum(), [h, layer.weight_hh_l0], create_graph=True)
+    assert (found[0].data == 1).all()
+    assert not found[1].data.any()

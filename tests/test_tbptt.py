@@ -144,6 +144,17 @@ def test_runs_continue_where_the_last_one_ended():
         np.testing.assert_array_equal(a.data, b.data)
 
 
+@pytest.mark.parametrize(("k1", "k2", "N"), [(2, 4, 8), (2, 5, 11), (3, 7, 4), (4, 4, 9)])
+def test_the_last_state_is_that_of_the_end_of_the_stream(k1, k2, N):
+    xs, ys = stream(N)
+    model = Model()
+    reports = list(tg.TBPTT(model, cross_entropy, still(model), k1=k1, k2=k2).run(xs, ys))
+    with tg.no_grad():
+        _, end = model(tg.tensor(xs))
+    for ours, exact in zip(reports[-1].state, end, strict=True):
+        np.testing.assert_allclose(ours.data, exact.data, rtol=1e-12)
+
+
 def test_memory_stays_flat_over_thousands_of_windows_without_the_collector():
     """Counted, not timed: every window's graph is gone by reference counting alone."""
     xs, ys = stream(3 * 3000, B=1)

@@ -39,7 +39,7 @@ class Report:
     tokens: int  # how many predictions that is the mean of: steps times batch rows
     norm: Tensor  # 2-norm of all gradients before clipping, 0-d
     clip_norm: float | None  # the bound, if there is one
-    state: Any  # detached: where the next window starts
+    state: Any  # detached: where the next window starts; after the last, the end of the stream
 
     @property
     def clipped(self) -> bool:
@@ -92,7 +92,8 @@ class TBPTT:
         for done in range(0, len(xs), self.k1):
             end = min(done + self.k1, len(xs))
             # Where the next window will start: k2 steps before its end, which is k1 from here.
-            next_start = max(0, end + self.k1 - self.k2)
+            # After the last, nothing is left to overlap with: the state is that of the end.
+            next_start = end if end == len(xs) else max(0, end + self.k1 - self.k2)
             report = self.update(
                 xs[start:end], ys[done:end], state, context=done - start, carry=next_start - start
             )

@@ -17,7 +17,7 @@ def to_array(data: Any, *, dtype: Any = None, device: str | None = None) -> Arra
     if type(data) in backends.ARRAY_TYPES and type(data) is not np.ndarray:
         source = backends.of(data)
         if device in (None, source.name, source.device_of(data)):
-            dtype = _real(data.dtype if dtype is None else dtype)
+            dtype = real_dtype(data.dtype if dtype is None else dtype)
             return source.xp.array(data, dtype=dtype, order="C", copy=True)
         data = source.to_host(data)
     try:
@@ -29,16 +29,16 @@ def to_array(data: Any, *, dtype: Any = None, device: str | None = None) -> Arra
             f"cannot make a tensor of {type(data).__name__}: {error}. Needed numbers in nested "
             f"lists of equal lengths; join tensors with tg.stack or tg.concat"
         ) from None
-    found = _real(host.dtype)
+    found = real_dtype(host.dtype)
     if dtype is None:
         dtype = np.float32 if found == np.float64 and _is_python(data) else found
-    host = host.astype(_real(dtype), copy=False)
+    host = host.astype(real_dtype(dtype), copy=False)
     if device is None or device == "cpu":
         return host
     return backends.get(device).asarray(host, device)
 
 
-def _real(dtype: Any) -> np.dtype[Any]:
+def real_dtype(dtype: Any) -> np.dtype[Any]:
     """`dtype` in the machine's byte order, or a DTypeError where tensors cannot have it."""
     native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")  # a big-endian array becomes native
     if native.kind not in "biuf" or native.itemsize > 8:

@@ -139,8 +139,8 @@ def _sweep(
             g = _run_hooks(node, g, carrier)
         if (type(node) is Leaf) if targets is None else (node in targets):
             found[node] = carrier.own(g, already=node in owned)
-        if type(node) is Leaf:
-            continue
+        if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
+            continue  # the end of the graph, or of the part of it that was asked about
         for parent, passed in carrier.pull(node, g, wanted):
             if (
                 type(passed) is not parent.array_type

@@ -25,10 +25,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.grad_mode import recording
-from tinygrad_rnn.core.primitive import Node, coerce, primitive, raise_explained
+from tinygrad_rnn.core.primitive import Node, coerce, complete, primitive, raise_explained
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import NotDifferentiableError
 
@@ -74,7 +76,9 @@ class FusedNode(Node):
                 f"{len(needs)} inputs; needed one (or None) for each"
             )
         parents = self.parents or ()
-        return [(p, d) for p, d, n in zip(parents, found, needs, strict=True) if n]
+        return [
+            (p, d) for p, d, n in zip(parents, found, needs, strict=True) if n and d is not None
+        ]
 
     def recorded_gradients(self, g: Tensor, wanted: set[Any] | None) -> list[tuple[Any, Tensor]]:
         """Differentiate the specification, recording.
@@ -98,10 +102,16 @@ class FusedNode(Node):
         ]
         out = self.op.spec(*copies, **self.options)
         asked = [c for c, need in zip(copies, needs, strict=True) if need]
-        found = grad(out, asked, g, create_graph=True, allow_unused=True)
+        if isinstance(out, Tensor) and out.requires_grad:
+            found = grad(out, asked, g, create_graph=True, allow_unused=True)
+        else:
+            found = (None,) * len(asked)
         targets = [p for p, need in zip(parents, needs, strict=True) if need]
         # None: the specification did not use this input (a weight, over a window of no steps).
-        return [(p, d) for p, d in zip(targets, found, strict=True) if d is not None]
+        return [
+            (p, wrap(backends.namespace(c._data).zeros_like(c._data), None) if d is None else d)
+            for p, c, d in zip(targets, asked, found, strict=True)
+        ]
 
     def free(self) -> None:
         super().free()
@@ -117,6 +127,7 @@ class Fused:
         self.__name__ = forward.__name__.strip("_")
         self.__doc__ = forward.__doc__
         parameters = inspect.signature(forward).parameters.values()
+        self.inputs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         if "keep" not in {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}:
             raise TypeError(
                 f"the forward of the fused op {self.__name__!r} needs a keyword-only parameter "
@@ -134,6 +145,8 @@ class Fused:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Like a primitive: Tensors in, Tensor out; arrays in, array out. None stays None."""
+        if len(inputs) != len(self.inputs):
+            inputs = complete(self, inputs, options)
         values: list[Any] = []
         parents: list[Any] = []
         is_tensor = False
@@ -151,6 +164,8 @@ class Fused:
             out, cache = self.forward(*values, keep=keep, **options)
         except Exception as error:  # noqa: BLE001 - named and raised again
             raise_explained(error, self.__name__, values)
+        if type(out) not in backends.ARRAY_TYPES:
+            out = np.asarray(out)  # as in Primitive: NumPy gives 0-d results as scalars
         if not is_tensor:
             return out
         if keep:

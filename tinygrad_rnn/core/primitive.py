@@ -137,6 +137,11 @@ class Primitive:
         self.options = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        if set(self.defaults) & set(self.inputs):
+            raise TypeError(
+                f"the inputs of {self.__name__!r} are data, and data has no default; make the "
+                f"parameter keyword-only to have an option"
+            )
         self.rules: list[Rule | None] = [None] * len(self.inputs)
         self.each: Callable[..., Any] | None = None
 
@@ -152,6 +157,8 @@ class Primitive:
         self.each = rule
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
+        if len(inputs) != len(self.inputs):
+            inputs = complete(self, inputs, options)
         values: list[Any] = []
         parents: list[Any] = []
         is_tensor = is_recorded = False
@@ -204,6 +211,11 @@ class Primitive:
                     else _NO_OPTIONS
                 )
                 edges.append((parent, rule, args, picked))
+        if edges and (out.dtype.kind != "f" or out.dtype.itemsize > 8):
+            raise DTypeError(
+                f"{self.__name__}: the result has dtype {out.dtype}; gradients are kept in real "
+                f"numbers of up to 64 bits. Which operand is {out.dtype}?"
+            )
         return Node(self, parents, edges, out) if edges else None
 
 
@@ -229,11 +241,25 @@ def primitive(forward: Callable[..., Any]) -> Primitive:
 # ---- what an op accepts besides Tensors ----
 
 
+def complete(op: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
+    """All inputs of `op` in order, where some were given by name; these leave `options`."""
+    if getattr(op, "variadic", False):
+        return inputs
+    missing = op.inputs[len(inputs) :]
+    if len(inputs) > len(op.inputs) or any(name not in options for name in missing):
+        raise TypeError(f"{op.__name__} takes the inputs {op.inputs}, got {len(inputs)} of them")
+    return (*inputs, *(options.pop(name) for name in missing))
+
+
 def coerce(x: Any, inputs: Iterable[Any], op: str) -> Any:
     """Make an unusual operand usual, or refuse it."""
-    if isinstance(x, np.generic):
+    if isinstance(x, np.generic) and x.dtype.kind in "biuf":
         # A NumPy scalar would turn float32 into float64; beside a Tensor it means the number.
         return x.item() if any(isinstance(i, Tensor) for i in inputs) else np.asarray(x)
+    if isinstance(x, np.ma.MaskedArray):
+        raise DTypeError(f"{op}: a masked array would lose its mask; use .filled() or tg.where")
+    if isinstance(x, np.ndarray):
+        return np.asarray(x)  # a matrix, say, whose * is a matrix product
     if isinstance(x, list | tuple):
         return Tensor(x)._data
     try:

@@ -59,7 +59,8 @@ class Tensor:
     `tensor` does. Operations never change a Tensor; they make new ones.
     """
 
-    __slots__ = ("__weakref__", "_data", "_node")
+    # `_kept` is set on a frozen leaf only (see `requires_grad_`): results never pay for it.
+    __slots__ = ("__weakref__", "_data", "_kept", "_node")
     # NumPy and CuPy see this and leave `array + tensor` to Tensor.__radd__. Without it they would
     # loop over the elements, or convert the Tensor to an array and lose its graph in silence.
     __array_ufunc__ = None
@@ -67,6 +68,7 @@ class Tensor:
 
     _data: Array
     _node: Any  # Leaf | Node | None; Any because nodes live one file further up
+    _kept: Leaf
 
     def __init__(
         self,
@@ -125,13 +127,18 @@ class Tensor:
 
     @property
     def grad(self) -> Array | None:
-        """The gradient collected by `backward`: a plain array like `data`, or None."""
+        """The gradient collected by `backward`: a plain array like `data`, or None.
+
+        None also while the leaf is frozen, so that optimizers pass it by.
+        """
         return self._node.grad if type(self._node) is Leaf else None
 
     @grad.setter
     def grad(self, value: Any) -> None:
         if type(self._node) is not Leaf:
             if value is None:
+                if self._leaf is not None:
+                    self._leaf.grad = None  # or it would come back when the leaf is thawed
                 return
             raise NotDifferentiableError("only a leaf that requires a gradient can hold .grad")
         if value is not None:
@@ -148,22 +155,48 @@ class Tensor:
     # ---- where it stands in a graph ----
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Start (or stop) collecting gradients for this leaf; returns the tensor itself."""
+        """Start (or stop) collecting gradients for this leaf; returns the tensor itself.
+
+        To stop (to freeze it) concerns the operations that follow. The end of the graph is kept:
+        a graph from before still leads to it, and on starting again ``.grad`` and the hooks are
+        back, as in PyTorch.
+        """
         if not self.is_leaf:
             if not requires_grad:
                 raise NotDifferentiableError(
                     "only a leaf can stop requiring a gradient; use .detach() for a result"
                 )
         elif not requires_grad:
-            self._node = None
+            if self._node is not None:
+                self._kept, self._node = self._node, None
         elif self._node is None:
             if self.dtype.kind != "f":
                 raise DTypeError(
                     f"only a floating-point tensor can require a gradient, this one is "
                     f"{self.dtype}; convert it with .to(tg.float32) first"
                 )
-            self._node = Leaf(self._data)
+            self._node = self._leaf or Leaf(self._data)
         return self
+
+    @property
+    def _leaf(self) -> Leaf | None:
+        """The end of the graph that stands for this tensor, in use or kept while it is frozen."""
+        return self._node if type(self._node) is Leaf else getattr(self, "_kept", None)
+
+    def rehouse(self, data: Array, grad: Array | None) -> None:
+        """Give a leaf another array, of another dtype or device, and its gradient likewise.
+
+        The hooks go along. A graph made before saved the old array and leads to the old end.
+        """
+        old, self._data = self._leaf, data
+        if old is None:
+            return
+        new = Leaf(data)
+        new.grad, new.hooks = grad, old.hooks
+        if self._node is None:
+            self._kept = new
+        else:
+            self._node = new
 
     def detach(self) -> Tensor:
         """The same values, cut off from the graph: no gradient flows back through it."""
@@ -194,8 +227,9 @@ class Tensor:
         """
         if not self.is_leaf:
             raise NotDifferentiableError("only a leaf may be written to; a result is immutable")
-        if self._node is not None:
-            self._node.version += 1
+        leaf = self._leaf
+        if leaf is not None:
+            leaf.version += 1
         return self._data
 
     # ---- reading values: each of these waits for the device ----

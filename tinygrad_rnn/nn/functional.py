@@ -13,7 +13,8 @@ import numpy as np
 from tinygrad_rnn import backends
 from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.errors import DTypeError, ShapeError
-from tinygrad_rnn.ops.arithmetic import where
+from tinygrad_rnn.ops.arithmetic import not_equal, where
+from tinygrad_rnn.ops.convert import astype
 from tinygrad_rnn.ops.elementwise import abs as absolute
 from tinygrad_rnn.ops.elementwise import gelu, relu, sigmoid, softplus, square, tanh
 from tinygrad_rnn.ops.indexing import as_index, one_hot, take_along_axis
@@ -55,7 +56,11 @@ def _reduce(loss: Any, reduction: str, op: str) -> Any:
 def _pair(prediction: Any, target: Any, op: str) -> tuple[Any, Any]:
     """Prediction and target of one shape; a target still on the host is brought along."""
     like = prediction.data if isinstance(prediction, Tensor) else prediction
-    if not isinstance(target, Tensor):
+    if like.dtype.kind != "f":
+        raise DTypeError(f"{op}: needed a floating-point prediction, got {like.dtype}")
+    if isinstance(target, Tensor):
+        target = target if target.dtype.kind == "f" else astype(target, like.dtype)
+    else:
         where_to = backends.of(like).device_of(like)
         target = Tensor(np.asarray(target, dtype=like.dtype), device=where_to)
     if prediction.shape != target.shape:
@@ -85,8 +90,9 @@ def smooth_l1_loss(
     if not beta > 0:
         raise ShapeError(f"smooth_l1_loss: beta is a number > 0, got {beta}")
     prediction, target = _pair(prediction, target, "smooth_l1_loss")
-    distance = absolute(prediction - target)
-    near = square(distance) * (0.5 / beta)
+    difference = prediction - target
+    distance = absolute(difference)
+    near = square(difference) * (0.5 / beta)  # of the difference: |d| has no slope at 0
     loss = where(distance < beta, near, distance - 0.5 * beta)
     return _reduce(loss, reduction, "smooth_l1_loss")
 
@@ -116,7 +122,7 @@ def nll_loss(
             f"nll_loss: log probabilities of shape {log_probabilities.shape} need targets of "
             f"shape {log_probabilities.shape[:-1]}, got {numbers.shape}; classes are last"
         )
-    counted = numbers != ignore_index
+    counted = not_equal(numbers, ignore_index)
     index = expand_dims(where(counted, numbers, 0), -1)
     loss = where(counted, -squeeze(take_along_axis(log_probabilities, index, -1), -1), 0)
     if reduction == "mean":
@@ -137,6 +143,8 @@ def dropout(x: Any, p: float = 0.5, *, training: bool = True, rng: Rng = None) -
     if not training or p == 0:
         return x
     like = x.data if isinstance(x, Tensor) else x
+    if like.dtype.kind != "f":
+        raise DTypeError(f"dropout: needed a floating-point tensor, got {like.dtype}")
     kept = generator(rng).random(x.shape, dtype=np.float32) >= p
     mask = kept * np.asarray(1 / (1 - p) if p < 1 else 0, dtype=like.dtype)
     backend = backends.of(like)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn.errors import ShapeError
+from tinygrad_rnn.errors import DTypeError, ShapeError
 from tinygrad_rnn.nn import functional, init
 from tinygrad_rnn.nn.module import Module, Parameter
 from tinygrad_rnn.ops.indexing import as_index, take
 from tinygrad_rnn.ops.linalg import matmul
-from tinygrad_rnn.ops.random import Rng
+from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.shape import matrix_transpose
 
 
@@ -54,6 +54,7 @@ class Linear(Module):
         check_size("in_features", in_features, "Linear")
         check_size("out_features", out_features, "Linear")
         bound = 1 / math.sqrt(in_features)
+        rng = generator(rng)  # one stream for both: a seed alone would start it anew for the bias
         self.weight = new_parameter((out_features, in_features), dtype, device)
         self.bias = new_parameter((out_features,), dtype, device) if bias else None
         init.uniform_(self.weight, -bound, bound, rng=rng)
@@ -66,6 +67,11 @@ class Linear(Module):
             raise ShapeError(
                 f"Linear({in_features}, {out_features}): needed (..., {in_features}), got an "
                 f"input of shape {x.shape}"
+            )
+        if x.dtype != self.weight.dtype:
+            raise DTypeError(
+                f"Linear({in_features}, {out_features}): the input is {x.dtype} and the weight is "
+                f"{self.weight.dtype}; convert one with .to()"
             )
         y = matmul(x, matrix_transpose(self.weight))
         return y if self.bias is None else y + self.bias
@@ -112,7 +118,8 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, *, rng: Rng = None) -> None:
         functional.check_probability(p)
-        self.p, self.rng = p, rng
+        self.p = p
+        self.rng = None if rng is None else generator(rng)  # a seed becomes one stream of masks
 
     def forward(self, x: Any) -> Any:
         return functional.dropout(x, self.p, training=self.training, rng=self.rng)

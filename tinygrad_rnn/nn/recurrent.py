@@ -28,7 +28,7 @@ from tinygrad_rnn.nn.module import Module
 from tinygrad_rnn.ops import lstm as lstm_op
 from tinygrad_rnn.ops import rnn as rnn_op
 from tinygrad_rnn.ops.indexing import as_index, take
-from tinygrad_rnn.ops.random import Rng
+from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.shape import concat, expand_dims, flip, squeeze, stack, swapaxes
 
 
@@ -58,7 +58,9 @@ class Recurrent(Module):
         functional.check_probability(dropout)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
-        self.bidirectional, self.rng = bidirectional, rng
+        self.bidirectional = bidirectional
+        # A seed becomes one stream of numbers, for the weights and then for the dropout masks.
+        self.rng = None if rng is None else generator(rng)
         rows = self.blocks * hidden_size
         for layer in range(num_layers):
             width = input_size if layer == 0 else hidden_size * self.directions
@@ -68,7 +70,7 @@ class Recurrent(Module):
                 if bias:
                     self._add("bias_ih" + suffix, (rows,), dtype, device)
                     self._add("bias_hh" + suffix, (rows,), dtype, device)
-        self.reset_parameters(rng=rng)
+        self.reset_parameters(rng=self.rng)
 
     @property
     def directions(self) -> int:
@@ -83,7 +85,7 @@ class Recurrent(Module):
 
     def reset_parameters(self, *, rng: Rng = None) -> None:
         """New first values: input weights uniform in +-1/sqrt(H), recurrent blocks orthogonal."""
-        H = self.hidden_size
+        H, rng = self.hidden_size, generator(rng)
         for name, parameter in self.named_parameters():
             if name.startswith("weight_ih"):
                 init.uniform_(parameter, -1 / math.sqrt(H), 1 / math.sqrt(H), rng=rng)
@@ -154,6 +156,9 @@ class Recurrent(Module):
         name = f"{type(self).__name__}({self.input_size}, {self.hidden_size})"
         if table.ndim != 2 or table.shape[1] != self.input_size:
             raise ShapeError(f"{name}: needed a table (V, {self.input_size}), got {table.shape}")
+        if table.dtype != self._dtype():
+            raise DTypeError(f"{name}: the table is {table.dtype}, the weights {self._dtype()}")
+        table = table if isinstance(table, Tensor) else Tensor(table)
         ids = as_index(x, table, table.shape[0], name)
         if ids.ndim not in (1, 2):
             raise ShapeError(f"{name}: needed ids (T, B) or (T,), got {ids.shape}")
@@ -191,6 +196,11 @@ class Recurrent(Module):
                     f"{type(self).__name__}: state {kind} has shape {getattr(s, 'shape', None)}, "
                     f"needed (layers * directions, B, H) = {wanted}, whatever batch_first says; "
                     f"did the batch size change, or the state come from another layer?"
+                )
+            if s.dtype != self._dtype():
+                raise DTypeError(
+                    f"{type(self).__name__}: state {kind} is {s.dtype} and the weights are "
+                    f"{self._dtype()}; convert one with .to()"
                 )
 
     def describe(self) -> str:
