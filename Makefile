@@ -59,7 +59,7 @@ lint: $(VENV)/.stamp-lint  ## check style, types, spelling and the repository it
 	done; \
 	exit $$status    # every check has spoken before the first complaint ends the run
 
-bench: $(VENV)/.stamp-bench  ## time a training step against PyTorch and JAX
+bench: $(VENV)/.stamp-bench  ## time a training step against PyTorch
 	$(BIN)/python -m benchmarks.step $(ARGS)
 
 clean:  ## remove .venv, caches and build output; runs/ (what you trained) stays

@@ -189,7 +189,7 @@ def _host_index(index, array: FakeArray):
             if host.dtype.kind == "b":
                 _waited()  # how large the result is depends on values
             elif array.shape[axis]:
-                host = host % array.shape[axis]
+                host = host.astype(np.int64) % array.shape[axis]  # int8 does not hold 200
             result.append(host)
         elif part is None or part is Ellipsis or isinstance(part, int | slice):
             result.append(part)

@@ -257,6 +257,29 @@ def test_scatter_add_of_rows(rows, seed, dtype):
     assert not wide[1::2].any()
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64])
+def test_scatter_add_of_rows_numbered_in_few_bits(dtype):
+    """200 rows: the number of the last does not fit into an int8, negative ones count from it."""
+    rows = np.array([1, 100, 1, 0], dtype)
+    if np.dtype(dtype).kind == "i":
+        rows[3] = -128
+    for there in (CPU, PLAIN):
+        target, wanted = np.zeros((200, 2)), np.zeros((200, 2))
+        there.scatter_add(target, rows, np.ones((4, 2)))
+        np.add.at(wanted, rows, 1.0)
+        np.testing.assert_array_equal(target, wanted)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 0), (0, 2)])
+def test_scatter_add_refuses_rows_out_of_range(shape):
+    for row in (-shape[0] - 1, -shape[0] - 2, shape[0]):
+        target = np.zeros(shape)
+        for there in (CPU, PLAIN):
+            with pytest.raises(IndexError, match="out of "):
+                there.scatter_add(target, np.array([row]), np.ones((1, shape[1])))
+        assert not target.any()
+
+
 def test_scatter_add_on_the_device(backend):
     there = backends.get(backend.device)
     target = backend.array(np.zeros((3, 2), np.float32))
@@ -292,6 +315,15 @@ def test_global_norm_of_extremes(backend, size):
     for parts in ([host], [host[:1], host[1:]], [host.reshape(2, 1).T]):
         norm = there.global_norm([backend.array(p) for p in parts])
         assert float(backend.host(norm)) == pytest.approx(exact, rel=1e-6)
+
+
+def test_global_norm_of_many_in_float16(backend):
+    """A sum of squares in float16 stops growing when the next is less than its last bit."""
+    there = backends.get(backend.device)
+    host = np.full(20_000, 0.1, np.float16)
+    exact = float(np.linalg.norm(host.astype(np.float64)))
+    norm = there.global_norm([backend.array(host)])
+    assert float(backend.host(norm)) == pytest.approx(exact, rel=1e-5)
 
 
 def test_global_norm_beside_what_is_not_finite(backend):

@@ -104,6 +104,31 @@ def test_rejects_planted_wrong_rules(backend, name, x):
         gradcheck(planted(WRONG[name]), [backend.tensor(x)], rtol=1e-7)
 
 
+@pytest.mark.parametrize("n", [10**2, 10**5, 10**6])
+def test_a_mean_over_many_numbers_hides_nothing(n):
+    """Its derivatives are 2x/n: each tiny, and a rule 1 % off must still not pass for rounding."""
+
+    @tg.primitive
+    def square(x):
+        return x * x
+
+    square.vjp(x=lambda g, x: 2.02 * g * x)
+    x = np.random.default_rng(0).normal(size=n)
+    with pytest.raises(GradcheckError, match="DISAGREE"):
+        gradcheck(lambda t: tg.mean(square(t)), x)
+    for reduction in (tg.mean, tg.sum):  # noise is relative to the result: a sum has the most
+        report = gradcheck(lambda t: reduction(tg.square(t)), x)  # noqa: B023
+        assert report.error < 0.2 * report.tolerance
+
+
+def test_a_large_recurrent_layer_is_right():
+    """A step in all of its 130,000 weights at once must not be too large for differences."""
+    layer = tg.nn.RNN(256, 256, rng=0, dtype=np.float64)
+    x = np.random.default_rng(0).normal(size=(50, 1, 256))
+    report = gradcheck(lambda *_: layer(x)[0], list(layer.parameters()))
+    assert report.error < 0.2 * report.tolerance
+
+
 def test_right_at_order_1_and_wrong_at_order_2():
     def rule(g, x):
         return g * (3 * x * x).detach() if isinstance(x, tg.Tensor) else g * (3 * x * x)

@@ -92,6 +92,72 @@ def test_load_state_dict_names_every_problem_and_changes_nothing():
         model.load_state_dict(wrong, strict=False)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([["text", "b"]], "not real numbers: bias is <U4, needed float32"),
+        (np.ones(2, complex), "not real numbers: bias is complex128"),
+        ([1.0, None], "not real numbers: bias is object"),
+        ([[1.0], [1.0, 2.0]], "not an array: bias, a list"),
+    ],
+)
+def test_load_state_dict_reads_everything_before_it_writes(value, words):
+    model = nn.Linear(3, 2, rng=0)
+    before = model.state_dict()
+    with pytest.raises(tg.CheckpointError) as caught:
+        model.load_state_dict({"weight": np.zeros((2, 3)), "bias": value})
+    assert words in str(caught.value)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_module_may_know_its_parent():
+    model = Tied()
+    model.first.parent = model
+    model.layers.append(model.layers)
+    assert [name for name, _ in model.named_parameters()] == NAMES
+    assert sum(m is model for m in model.modules()) == 1
+    state = model.state_dict()
+    model.eval().load_state_dict({**state, "second.weight": state["first.weight"]})
+    assert "(parent): ..." in repr(model)
+    assert copy.deepcopy(model).first.parent is not model
+
+
+def test_a_shared_module_may_be_loaded_under_each_of_its_names():
+    model = nn.Module()
+    model.a = model.b = nn.Linear(2, 1, bias=False, rng=0)
+    assert list(model.state_dict()) == ["a.weight"]
+    model.load_state_dict({"a.weight": np.ones((1, 2)), "b.weight": np.ones((1, 2))})
+    np.testing.assert_array_equal(model.b.weight.data, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool])
+def test_to_refuses_what_cannot_be_trained_and_changes_nothing(dtype):
+    model = Tied()
+    nodes = [p._node for p in model.parameters()]
+    with pytest.raises(tg.DTypeError, match=r"Tied\.to: .*needed a floating-point"):
+        model.to(dtype)
+    assert [p.dtype for p in model.parameters()] == [np.float32] * 6
+    assert [p._node for p in model.parameters()] == nodes
+
+
+def test_to_takes_hooks_and_frozen_gradients_along():
+    layer = nn.Linear(2, 1, rng=0)
+    seen = []
+    remove = layer.weight.register_hook(lambda g: seen.append(g.dtype))
+    layer(tg.ones((1, 2))).sum().backward()
+    layer.bias.requires_grad_(False)
+    layer.to(tg.float64)
+    assert not layer.bias.requires_grad
+    assert layer.bias.requires_grad_().grad.dtype == np.float64
+    layer(tg.ones((1, 2), dtype=np.float64)).sum().backward()
+    assert seen == [np.float32, np.float64]
+    np.testing.assert_array_equal(layer.bias.grad, [2])
+    remove()
+    layer(tg.ones((1, 2), dtype=np.float64)).sum().backward()
+    assert len(seen) == 2
+
+
 def test_to_keeps_the_parameter_objects(backend):
     model = Tied()
     model(tg.ones((2, 3))).sum().backward()
@@ -137,6 +203,12 @@ def test_sequential_and_embedding(backend):
             model(np.array([wrong]))
     with pytest.raises(tg.DTypeError):
         model(np.array([0.5]))
+
+
+def test_embedding_of_small_ids_in_a_large_table(backend):
+    layer = nn.Embedding(300, 4, rng=0).to(backend.device)
+    layer(np.array([1, 2, 1], np.uint8)).sum().backward()
+    np.testing.assert_array_equal(backend.host(layer.weight.grad)[:4, 0], [0, 2, 1, 0])
 
 
 def test_linear_names_the_wrong_shape():

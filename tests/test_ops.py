@@ -380,6 +380,27 @@ def test_cross_entropy_equals_its_specification(backend, case):
         np.testing.assert_allclose(f, p, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("form", [softmax_cross_entropy, specification])
+def test_cross_entropy_of_more_rows_than_float16_can_count(backend, form):
+    rows, options = 70_000, {"ignore_index": -100, "label_smoothing": 0.0}
+    targets = backend.array(np.zeros(rows, np.int64))
+    loss, g = gradient(
+        backend,
+        lambda x: form(x, targets, reduction="mean", **options),
+        np.zeros((rows, 2), np.float16),
+    )
+    assert loss.dtype == g.dtype == np.float16
+    np.testing.assert_allclose(loss, math.log(2), rtol=1e-3)
+    np.testing.assert_allclose(g, np.tile([-0.5 / rows, 0.5 / rows], (rows, 1)), atol=6e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool])
+def test_cross_entropy_refuses_logits_that_are_no_real_numbers(backend, dtype):
+    logits = backend.tensor(np.array([[1, 0]], dtype))
+    with pytest.raises(tg.DTypeError, match="needed floating-point logits, got"):
+        softmax_cross_entropy(logits, np.array([0]))
+
+
 def test_all_targets_ignored(backend):
     """No target, no loss and no gradient: never NaN into the parameters."""
     for reduction in ("mean", "sum", "none"):

@@ -194,6 +194,29 @@ def test_float32_follows_float64(make):
         np.testing.assert_allclose(a.data, b.data, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("beta1", [0.0, 0.1, 0.5, 0.6])
+def test_a_small_gradient_after_a_large_one_counts(beta1):
+    """With beta1 = 0 the mean is the gradient itself, whatever came before."""
+    p = leaf([1.0], np.float32)
+    optimizer = optim.Adam([p], betas=(beta1, 0.999))
+    for g in (1e3, 1e-5):
+        p.grad = np.array([g], np.float32)
+        optimizer.step()
+    wanted = beta1 * (1 - beta1) * 1e3 + (1 - beta1) * 1e-5
+    np.testing.assert_allclose(optimizer.state[p]["exp_avg"], [wanted], rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+def test_the_centre_of_rmsprop_forgets_as_fast(alpha):
+    p = leaf([1.0], np.float32)
+    optimizer = optim.RMSprop([p], alpha=alpha, centered=True, eps=1e-3)
+    for g in (1e3, 1e-5):
+        p.grad = np.array([g], np.float32)
+        optimizer.step()
+    wanted = alpha * (1 - alpha) * 1e3 + (1 - alpha) * 1e-5
+    np.testing.assert_allclose(optimizer.state[p]["grad_avg"], [wanted], rtol=1e-6)
+
+
 # ---- which parameters ----
 
 

@@ -136,6 +136,36 @@ def test_requires_grad_from_the_start(backend):
     assert not tg.tensor(x).requires_grad  # a copy of the values, not of the place in a graph
 
 
+def test_freezing_keeps_the_gradient_the_hooks_and_older_graphs(backend):
+    x = backend.tensor([1.0, 2.0], requires_grad=True)
+    seen = []
+    x.register_hook(lambda g: seen.append(backend.host(g).tolist()))
+    x.sum().backward()
+    before = (x * 3).sum()
+    assert not x.requires_grad_(False).requires_grad_(False).requires_grad
+    assert x.grad is None  # optimizers pass it by
+    assert not (x * 2).requires_grad
+    assert x.requires_grad_().requires_grad
+    np.testing.assert_array_equal(backend.host(x.grad), [1, 1])
+    before.backward()
+    np.testing.assert_array_equal(backend.host(x.grad), [4, 4])
+    assert seen == [[1, 1], [3, 3]]
+
+
+def test_a_write_and_a_cleared_gradient_while_frozen_are_not_forgotten():
+    x = tg.tensor([1.0], requires_grad=True)
+    x.sum().backward()
+    version = x._node.version
+    x.requires_grad_(False)
+    x.grad = None
+    x.writable()[...] = 5
+    with pytest.raises(tg.NotDifferentiableError, match="requires a gradient"):
+        x.grad = np.ones(1, np.float32)
+    x.requires_grad_(True)
+    assert x.grad is None
+    assert x._node.version == version + 1
+
+
 def test_creation(backend):
     d = {"device": backend.device}
     for made, wanted in [
@@ -446,11 +476,11 @@ def test_cuda_without_cupy(monkeypatch):
         lambda: tg.tensor(1.0).to("cuda:1"),
         lambda: tg.tensor(1.0, device="fake").to("cuda"),
     ):
-        with pytest.raises(tg.BackendUnavailable, match=r"CuPy is not installed.*pip install"):
+        with pytest.raises(tg.BackendUnavailable, match=r"CuPy is not installed.*device='cpu'"):
             ask()
     cuda = [d for d in tg.devices() if d.name == "cuda"]
     assert [d.usable for d in cuda] == [False]
-    assert "pip install" in cuda[0].detail
+    assert "device='cpu'" in cuda[0].detail
 
 
 if any(d.usable and d.name.startswith("cuda") for d in tg.devices()):

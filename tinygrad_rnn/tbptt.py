@@ -36,7 +36,7 @@ class Report:
     """What one update did. Numbers stay on their device until they are read with ``float()``."""
 
     loss: Tensor  # mean loss of the new steps, 0-d
-    tokens: int  # how many predictions that is the mean of: steps times batch rows
+    tokens: int  # how many targets that is the mean of
     norm: Tensor  # 2-norm of all gradients before clipping, 0-d
     clip_norm: float | None  # the bound, if there is one
     state: Any  # detached: where the next window starts; after the last, the end of the stream

@@ -115,29 +115,24 @@ def _version_of(xp: Any) -> str:
 
 
 def _why_no_cuda() -> str:
-    """The first obstacle on the way to a GPU, and what removes it."""
+    """The first obstacle on the way to a GPU, and what to do."""
+    # Said with every cause: nobody should install gigabytes of CUDA for a backend still to come.
+    advice = "this version has no CuPy backend yet, so use device='cpu'"
     if importlib.util.find_spec("cupy") is None:
-        return (
-            "CuPy is not installed. Install it for your CUDA driver with "
-            "`pip install tinygrad-rnn[cuda13]` (or [cuda12]), or use device='cpu'"
-        )
+        return f"CuPy is not installed; and {advice}"
     try:
-        import cupy
+        import cupy  # on the first request for a GPU, never before
     except Exception as error:  # noqa: BLE001 - a broken CuPy fails in many ways; all are told
-        return (
-            f"CuPy is installed but cannot be imported ({error}). Run "
-            f"`python -c \"import cupy; cupy.show_config()\"` to see why, or use device='cpu'"
-        )
+        return f"CuPy is installed but cannot be imported ({error}); and {advice}"
     if not hasattr(cupy, "cuda"):
         return (
-            f"what Python imports as cupy is not CuPy (found at {list(cupy.__path__)}). Rename or "
-            f"move that folder, or use device='cpu'"
+            f"what Python imports as cupy is not CuPy (found at {[*cupy.__path__]}); and {advice}"
         )
     if not cupy.cuda.is_available():
         if cupy.cuda.runtime.driverGetVersion() == 0:
-            return "no NVIDIA driver was found. Install one, or use device='cpu'"
+            return f"no NVIDIA driver was found; and {advice}"
         return (
-            "CuPy sees no usable GPU: the driver may be too old for this CuPy (try [cuda12]) or "
-            "CUDA_VISIBLE_DEVICES may hide it. Or use device='cpu'"
+            f"CuPy sees no usable GPU (a driver too old for it, or CUDA_VISIBLE_DEVICES hides it); "
+            f"and {advice}"
         )
-    return "this version has no CuPy backend yet. Use device='cpu'"
+    return advice

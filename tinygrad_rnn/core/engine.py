@@ -5,6 +5,10 @@ So: collect every node that can be reached (with a stack, never by recursion: a 
 nodes is no deeper than a chain of two), sort by number, walk down. When the walk comes to a node,
 all of its users have already sent their gradients.
 
+What the gradients are made of is the *carrier*'s business, at the end of this file: plain arrays in
+`backward`, Tensors that record what is done to them under ``create_graph=True``. The sweep is the
+same for both.
+
 Two promises keep the result safe to use:
 
 * **Borrow, then own.** The first gradient to reach a node is borrowed: rules may hand the same
@@ -142,7 +146,7 @@ def _sweep(
         if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
             continue  # the end of the graph, or of the part of it that was asked about
         for parent, passed in carrier.pull(node, g, wanted):
-            if (
+            if (  # a quick look; `_fit` looks closely
                 type(passed) is not parent.array_type
                 or passed.shape != parent.shape
                 or passed.dtype is not parent.dtype

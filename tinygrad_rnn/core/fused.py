@@ -91,15 +91,14 @@ class FusedNode(Node):
 
         parents = self.parents or ()
         needs = self._needs(wanted)
-        copies = [
-            identity(wrap(value, parent)) if need else value
-            for value, parent, need in zip(self.values, parents, needs, strict=True)
-        ]
-        # An input nobody asks about still is a place in the graph: the second derivative may.
-        copies = [
-            wrap(value, parent) if parent is not None and not need else copy
-            for copy, value, parent, need in zip(copies, self.values, parents, needs, strict=True)
-        ]
+        copies: list[Any] = []
+        for value, parent, need in zip(self.values, parents, needs, strict=True):
+            if need:
+                copies.append(identity(wrap(value, parent)))
+            elif parent is not None:  # not asked about now, but the second derivative may go there
+                copies.append(wrap(value, parent))
+            else:
+                copies.append(value)
         out = self.op.spec(*copies, **self.options)
         asked = [c for c, need in zip(copies, needs, strict=True) if need]
         if isinstance(out, Tensor) and out.requires_grad:

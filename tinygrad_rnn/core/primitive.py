@@ -78,7 +78,7 @@ class Node:
                 parent,
                 rule.function(
                     g,
-                    *(_replace(a, places[i]) for a, i in zip(args, rule.saves, strict=True)),
+                    *(_in_place_of(a, places[i]) for a, i in zip(args, rule.saves, strict=True)),
                     **options,
                 ),
             )
@@ -92,7 +92,8 @@ class Node:
         self.edges = []
 
 
-def _replace(value: Any, node: Any) -> Any:
+def _in_place_of(value: Any, node: Any) -> Any:
+    """A saved array as a Tensor at its place in the graph; a plain number stays one."""
     return value if type(value) in (float, int, bool) else wrap(value, node)
 
 

@@ -217,13 +217,18 @@ class Tensor:
             node.hooks = {}
         key = next_number()
         node.hooks[key] = hook
-        return lambda: node.hooks.pop(key, None) and None
+
+        def remove() -> None:
+            node.hooks.pop(key, None)
+
+        return remove
 
     def writable(self) -> Array:
         """The array of a leaf, for writing in place: the one door for optimizers and loaders.
 
-        Every call counts a version, so that a graph which saved this array can tell that it has
-        changed since.
+        Every call counts a version. Nothing reads the count yet: a write between the forward and
+        the backward pass of a graph that saved this array gives wrong gradients. Step after
+        backward, never before.
         """
         if not self.is_leaf:
             raise NotDifferentiableError("only a leaf may be written to; a result is immutable")

@@ -7,6 +7,7 @@ are the path to them, joined by dots, as in PyTorch.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ import numpy as np
 from tinygrad_rnn import backends
 from tinygrad_rnn.core.grad_mode import no_grad
 from tinygrad_rnn.core.tensor import Tensor
-from tinygrad_rnn.errors import CheckpointError
+from tinygrad_rnn.errors import CheckpointError, DTypeError
 from tinygrad_rnn.ops.convert import to
 
 
@@ -88,18 +89,27 @@ class Module:
     def to(self, *args: Any, dtype: Any = None, device: str | None = None) -> Self:
         """Move or convert every parameter, in place: ``model.to("cuda")``; returns itself.
 
-        The Parameter objects stay the same, so an optimizer made before still knows them.
+        The Parameter objects stay the same, so an optimizer made before still knows them, and
+        their hooks stay too.
+
+        Raises:
+            DTypeError: the dtype is not a floating one; the module is as it was.
         """
+        parameters = list(self.parameters())
         with no_grad():
-            moved = [to(p.detach(), *args, dtype=dtype, device=device) for p in self.parameters()]
-        for parameter, new in zip(self.parameters(), moved, strict=True):
-            grad, wanted = parameter.grad, parameter.requires_grad
-            if new.data is parameter.data:
-                continue
-            parameter._data, parameter._node = new.data, None
-            parameter.requires_grad_(wanted)
-            if grad is not None:
-                parameter.grad = to(Tensor(grad), dtype=new.dtype, device=new.device).data
+            moved = [to(p.detach(), *args, dtype=dtype, device=device) for p in parameters]
+        for parameter, new in zip(parameters, moved, strict=True):
+            if parameter.dtype.kind == "f" and new.dtype.kind != "f":
+                raise DTypeError(
+                    f"{type(self).__name__}.to: got the dtype {new.dtype}, in which parameters "
+                    f"cannot be trained; needed a floating-point one, such as tg.float32"
+                )
+        for parameter, new in zip(parameters, moved, strict=True):
+            if new.data is not parameter.data:
+                grad = None if parameter._leaf is None else parameter._leaf.grad
+                if grad is not None:
+                    grad = to(Tensor(grad), dtype=new.dtype, device=new.device).data
+                parameter.rehouse(new.data, grad)
         return self
 
     # ---- saving and loading ----
@@ -116,8 +126,8 @@ class Module:
             strict: also refuse missing and unexpected names.
 
         Raises:
-            CheckpointError: names every missing, unexpected and mis-shaped entry at once, and
-                leaves the module as it was.
+            CheckpointError: names every missing, unexpected, mis-shaped and non-numeric entry at
+                once, and leaves the module as it was.
         """
         names: dict[str, Parameter] = {
             name: found for name, found in _walk(self, "") if isinstance(found, Parameter)
@@ -125,13 +135,12 @@ class Module:
         given = {id(names[name]) for name in state if name in names}
         missing = [n for n, p in self.named_parameters() if id(p) not in given]
         unexpected = [name for name in state if name not in names]
-        arrays = {name: _host(state[name]) for name in names if name in state}
-        wrong = [
-            f"{name} has shape {array.shape}, needed {names[name].shape}"
-            for name, array in arrays.items()
-            if array.shape != names[name].shape
+        problems: list[str] = []
+        arrays = [
+            (parameter, _fitting(name, state[name], parameter, problems))
+            for name, parameter in names.items()
+            if name in state
         ]
-        problems = [f"mis-shaped: {line}" for line in wrong]
         if strict:
             problems += [f"missing: {name}" for name in missing]
             problems += [f"unexpected: {name}" for name in unexpected]
@@ -139,12 +148,9 @@ class Module:
             raise CheckpointError(
                 f"the state does not fit this {type(self).__name__}: " + "; ".join(problems)
             )
-        for name, array in arrays.items():
-            parameter = names[name]
+        for parameter, array in arrays:  # all converted before the first is written
             where = backends.of(parameter.data)
-            parameter.writable()[...] = where.asarray(
-                array.astype(parameter.dtype), parameter.device
-            )
+            parameter.writable()[...] = where.asarray(array, parameter.device)
 
     # ---- showing ----
 
@@ -152,6 +158,7 @@ class Module:
         """What a layer adds about itself in ``repr``: sizes, mostly."""
         return ""
 
+    @reprlib.recursive_repr()
     def __repr__(self) -> str:
         lines = []
         for name, value in vars(self).items():
@@ -164,10 +171,16 @@ class Module:
         return f"{type(self).__name__}({self.describe()}{inside}{chr(10) if lines else ''})"
 
 
-def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every Module and Parameter that can be reached from `value`, with the path to it."""
+def _walk(value: Any, path: str, above: frozenset[int] = frozenset()) -> Iterator[tuple[str, Any]]:
+    """Every Module and Parameter that can be reached from `value`, with each path to it.
+
+    What stands `above` on the path is not entered again: a child may know its parent. Anything else
+    comes under all of its names, for a file may list a tied parameter under any of them.
+    """
     if isinstance(value, Parameter):
         yield path, value
+        return
+    if id(value) in above:
         return
     if isinstance(value, Module):
         yield path, value
@@ -179,7 +192,23 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     else:
         return
     for name, child in children:
-        yield from _walk(child, f"{path}.{name}" if path else str(name))
+        yield from _walk(child, f"{path}.{name}" if path else str(name), above | {id(value)})
+
+
+def _fitting(name: str, value: Any, parameter: Parameter, problems: list[str]) -> Any:
+    """`value` as a host array in the parameter's dtype; notes why that cannot be."""
+    try:
+        array = _host(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; foreign arrays
+        problems.append(f"not an array: {name}, a {type(value).__name__} ({error})")
+        return None
+    if array.dtype.kind not in "biuf":  # of a complex number the imaginary part would be lost
+        problems.append(f"not real numbers: {name} is {array.dtype}, needed {parameter.dtype}")
+        return None
+    if array.shape != parameter.shape:
+        problems.append(f"mis-shaped: {name} has shape {array.shape}, needed {parameter.shape}")
+        return None
+    return array.astype(parameter.dtype)
 
 
 def _host(value: Any) -> np.ndarray:

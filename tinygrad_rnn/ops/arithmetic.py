@@ -64,6 +64,7 @@ def negative(x: Array) -> Array:
 negative.vjp(x=lambda g: -g)
 
 
+# The logarithm stands here and not with the other functions because the rule of `power` needs it.
 @primitive
 def log(x: Array) -> Array:
     """The natural logarithm; -inf at 0, where its gradient is infinite."""
@@ -77,8 +78,8 @@ log.vjp(x=lambda g, x: g / x)
 def power(a: Array, b: Array) -> Array:
     """``a ** b``, elementwise with broadcasting.
 
-    At b = 0 the derivative by `a` is 0 even where a = 0; at a = 0 with b >= 0 the derivative by
-    `b` is 0, the limit from the right.
+    At b = 0 the derivative by `a` is 0, even where a = 0; at a = 0 the derivative by `b` is 0. For
+    a < 0 there is no derivative by `b`: it is NaN.
     """
     return a**b
 

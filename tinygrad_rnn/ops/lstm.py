@@ -11,10 +11,12 @@ forget gate by Gers, Schmidhuber & Cummins 2000).
 The cell c is a conveyor belt: from c_t to c_{t-1} the gradient is only multiplied by f, with no
 weight and no tanh in between. Where the network keeps f near 1, a gradient of long ago arrives.
 
-The four blocks stand under each other in one weight, W_ih (4H, I) and W_hh (4H, H), in PyTorch's
-order i, f, g, o. `specification` is the network step by step; below it the same by hand, in the
-manner of `ops/rnn.py`: projections before the loop, weight gradients after it, feature-major (H, B)
-arrays inside.
+The four W stand under each other in one weight W_ih (4H, I), the four U in W_hh (4H, H), in
+PyTorch's order i, f, g, o; and b is kept as PyTorch keeps it, in two halves b_ih + b_hh.
+
+`specification` is the network step by step; below it the same by hand, in the manner of
+`ops/rnn.py`: projections before the loop, weight gradients after it, feature-major (H, B) arrays
+inside.
 """
 
 from __future__ import annotations

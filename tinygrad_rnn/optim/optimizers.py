@@ -317,9 +317,16 @@ class AdamW(Adam):
 
 
 def _average(average: Array, g: Array, keep: float, s: Array) -> None:
-    namespace(g).subtract(g, average, out=s)
-    s *= 1 - keep
-    average += s  # this form is exact when g equals the average
+    # Both forms are exact when g equals the average. Each goes the shorter way, from the average
+    # or back from g: with keep = 0 the first would lose a small g beside a large average.
+    xp = namespace(g)
+    xp.subtract(g, average, out=s)
+    if keep > 0.5:
+        s *= 1 - keep
+        average += s
+    else:
+        s *= keep
+        xp.subtract(g, s, out=average)
 
 
 def _average_square(average: Array, g: Array, keep: float, s: Array) -> None:
