@@ -89,6 +89,7 @@ def main():
     train, validation = split(vocabulary.encode(text.text))
     model = CharModel(len(vocabulary), rng)
     optimizer = tg.optim.Adam(model.parameters(), lr=0.005)
+    prompt = text.text[:4]  # "The " of the default; of any text, characters that it has
     print(f"{len(text.text):,} characters, {len(vocabulary)} different ones\n")
 
     state, began = None, time.perf_counter()
@@ -109,7 +110,7 @@ def main():
             speed = step * T * B / (time.perf_counter() - began)
             print(f"step {step}: loss {float(loss):.3f} nats per character, gradient "
                   f"{float(norm):.2f}, {speed:,.0f} characters per second")  # fmt: skip
-            print(write(model, vocabulary, "The ", 150, rng), "\n")
+            print(write(model, vocabulary, prompt, 150, rng), "\n")
 
     held_out = measure(model, Streams(validation, batch=B, window=T))
     print(f"validation loss {held_out:.3f} nats per character")

@@ -91,6 +91,8 @@ def main():
                 given,
                 wanted,
             )
+        if update == options.updates:  # only looked at once more
+            break
         optimizer.zero_grad()
         loss.backward()  # back through all four steps, with the same weights at each
         optimizer.step()

@@ -21,13 +21,22 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import _cli_train
-from tinygrad_rnn.cli import main
-from tinygrad_rnn.training import Session
+from tinygrad_rnn._cli_run import Interrupt
+from tinygrad_rnn.cli import main, parse
+from tinygrad_rnn.training import Config, Session
 
 ROOT = Path(__file__).parent.parent
 PROSE = "The quick brown fox jumps over the lazy dog, and the dog looks on.\n" * 30
 TINY = ["--hidden", "8", "--embedding", "4", "--batch", "4", "--k1", "8", "--epochs", "2"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_heard():
+    """Under nohup, and in some CI, SIGINT is ignored on entry; the tests below send it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -74,7 +83,8 @@ def assert_same_end(a, b):
     assert (first.rng, first.position, first.config) == (
         second.rng, second.position, second.config,
     )  # fmt: skip
-    assert repr(first.extra) == repr(second.extra)
+    extra = [{**found.extra, "notes": None} for found in (first, second)]  # other --save-every
+    assert repr(extra[0]) == repr(extra[1])
     columns = [name for name in log(a)[0] if name != "chars_per_second"]
     assert [[row[c] for c in columns] for row in log(a)] == [
         [row[c] for c in columns] for row in log(b)
@@ -231,6 +241,58 @@ def test_a_reader_that_has_had_enough(place):
     process.stderr.close()
 
 
+@pytest.mark.parametrize("argv", [["devices"], ["--help"], ["check"], ["--no-such-option"]])
+def test_nobody_reads(place, argv):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(*argv, stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    if argv == ["--no-such-option"]:
+        assert process.returncode == 2
+    else:
+        assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("argv", [["devices"], ["--help"], ["train", "--epochs", "1"]])
+def test_standard_output_is_closed(place, argv):
+    options = ["--text", "text", "--out", "run", *TINY[:-2]] if argv[0] == "train" else []
+    process = start(*argv, *options, stdout=None, preexec_fn=lambda: os.close(1))
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_standard_output_is_full(place):
+    with Path("/dev/full").open("w") as full:
+        process = start("devices", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert re.fullmatch(r"tinygrad-rnn: error: cannot write: .*No space left on device\n", err)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tinygrad-rnn {tg.__version__}\n"
+
+
+def test_a_sample_gives_a_terminal_no_commands(place):
+    Path("text").write_text("\x1b[2J\n" * 300)
+    assert train() == 0
+    ours, theirs = pty.openpty()
+    process = start("sample", "run", "--prompt", "\x1b", "--length", "40", stdout=theirs)
+    os.close(theirs)
+    seen = b""
+    while block := _read(ours):
+        seen += block
+    os.close(ours)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert seen.startswith(b"\\x1b")
+    assert b"\x1b" not in seen
+    piped = start("sample", "run", "--prompt", "\x1b", "--length", "4")
+    assert piped.communicate(timeout=60)[0].startswith("\x1b")
+
+
 # ---- what --out holds ----------------------------------------------------------------------------
 
 
@@ -282,6 +344,39 @@ def test_more_epochs(place, capsys):
     assert [int(row["step"]) for row in log()] == list(range(1, 169))
 
 
+def test_fewer_epochs_than_are_done(place, capsys):
+    assert train() == 0
+    before = Path("run/checkpoint.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(["train", "--out", "run", "--resume", "--epochs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"--epochs 1 is 56 updates, .* has done 112; give --epochs 2 or more\n", said)
+    assert Path("run/checkpoint.safetensors").read_bytes() == before
+
+
+def test_resume_brings_back_all_options_from_anywhere(place, monkeypatch):
+    assert train("--sample-every", "0", "--save-every", "9", "--force") == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    options = parse(["train", "--out", "../run", "--resume"])
+    assert (options.sample_every, options.save_every, options.force) == (0, 9, True)
+    assert options.text == str(place / "text")
+    assert main(["train", "--out", "../run", "--resume", "--epochs", "3"]) == 0
+
+
+def test_a_run_does_not_change_its_device_silently(place, capsys, monkeypatch):
+    monkeypatch.setattr(Session, "update", interrupting(Session.update, 9, signal.SIGTERM))
+    assert train() == 143
+    state = tg.load("run/checkpoint.safetensors")
+    state["extra"]["notes"]["device"] = "cuda:99"
+    tg.save("run/checkpoint.safetensors", state)
+    capsys.readouterr()
+    assert main(["train", "--out", "run", "--resume"]) == 2
+    assert "cuda" in capsys.readouterr().err
+    assert train() == 2
+    assert "device cuda:99 not cpu" in capsys.readouterr().err
+
+
 def test_resume_needs_something_that_fits(place, capsys):
     assert main(["train", "--out", "run", "--resume"]) == 2
     assert_refused(capsys, "no run/checkpoint.safetensors to go on with")
@@ -307,6 +402,7 @@ def test_resume_needs_something_that_fits(place, capsys):
 @pytest.mark.parametrize("options", [[], ["--k2", "20", "--dropout", "0.2", "--layers", "2"]])
 @pytest.mark.parametrize("step", [1, 23, 56, 111])
 def test_interrupted_anywhere_and_resumed(place, capsys, monkeypatch, step, options):
+    handler = signal.getsignal(signal.SIGINT)
     assert train(*options, out="straight") == 0
     monkeypatch.setattr(Session, "update", interrupting(Session.update, step, signal.SIGINT))
     assert train(*options) == 130
@@ -315,12 +411,20 @@ def test_interrupted_anywhere_and_resumed(place, capsys, monkeypatch, step, opti
     assert "train --out run --resume" in printed.out
     monkeypatch.undo()
     os.chdir(place)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     # Given the same options once more it goes on by itself; --resume needs none of them.
     again = train(*options) if step % 2 else main(["train", "--out", "run", "--resume"])
     assert again == 0
     assert f"from step {step} of 112" in capsys.readouterr().out
     assert_same_end("straight", "run")
+
+
+def test_an_ignored_signal_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupt():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_real_signal_in_a_process_of_its_own(place):
@@ -412,7 +516,12 @@ def test_texts_that_cannot_be_used(place, capsys, content, said):
 
 def test_paths_that_are_no_text(place, capsys, monkeypatch):
     assert train(text=".") == 2
-    assert_refused(capsys, "directory")
+    assert_refused(capsys, "error: '.' is a directory")
+    assert train(text="") == 2
+    assert_refused(capsys, "path of the text is empty")
+    for options in ([], ["--resume"]):
+        assert train(*options, out="") == 2
+        assert_refused(capsys, "--out is empty")
     assert train(text="missing") == 2
     assert_refused(capsys, "no file 'missing'")
     os.mkfifo("fifo")
@@ -452,8 +561,11 @@ def test_encodings(place, capsys):
 def test_one_distinct_character(place, capsys):
     Path("text").write_text("a" * 500)
     assert train() == 0
-    assert {float(row["loss"]) for row in log()} == {0.0}
-    assert "nan" not in capsys.readouterr().out
+    assert {row["loss"] for row in log()} == {"0.0"}
+    said = capsys.readouterr().out
+    assert "nan" not in said
+    assert "-0.0" not in said
+    assert "loss 0.000, equal to the 1-gram's 0.000" in said
     assert main(["sample", "run", "--length", "5"]) == 0
     assert capsys.readouterr().out == "aaaaa\n"
 
@@ -542,7 +654,14 @@ def test_a_huge_vocabulary(place, capsys, monkeypatch):
     Path("text").write_text(symbols)
     monkeypatch.setattr(_cli_train, "_memory", lambda: 1e7)
     assert train() == 2
-    assert_refused(capsys, r"20,000 different characters .* parameters \(\d.* MB\)", "--force")
+    assert_refused(
+        capsys,
+        r"20,000 different characters .* parameters \(\d.* MB\)",
+        r"of it for writing checkpoints \(--hidden",
+        "--force",
+    )
+    assert train("--batch", "20000") == 2  # not a matter of memory
+    assert_refused(capsys, "need 160001 characters")
     monkeypatch.setattr(Session, "update", interrupting(Session.update, 1, signal.SIGINT))
     assert train("--force", "--sample-every", "0") == 130
     monkeypatch.undo()
@@ -561,6 +680,11 @@ def test_out_of_memory_names_the_size(place, capsys, monkeypatch):
     assert Path("run/checkpoint.safetensors").read_bytes() == before
 
 
+def test_saving_is_counted():
+    config = Config(hidden=2000)
+    assert sum(config.memory(100).values()) >= 4 * 12 * config.parameter_count(100)
+
+
 # ---- divergence, and what cannot be written ------------------------------------------------------
 
 
@@ -568,8 +692,26 @@ def test_divergence(place, capsys):
     assert train("--lr", "1e38") == 3
     said = capsys.readouterr().err
     assert re.search(r"diverged at step \d+: .*(norm|loss).*no checkpoint had been written", said)
+    assert "--overwrite --lr 0.008" in said
     assert said.count("\n") == 1
     assert not Path("run/checkpoint.safetensors").exists()
+
+
+def test_divergence_to_finite_numbers(place, capsys, monkeypatch):
+    """No NaN, no warning of NumPy's, and losses of 1e29: no success either."""
+    assert train("--lr", "1e30") == 3
+    assert re.search(r"the \w+ .*loss is .* guessing is 3.43 \(no", capsys.readouterr().err)
+    update = Session.update
+
+    def explode(self):
+        if self.step == 111:  # in the last update, so that only validation can see it
+            self.optimizer.param_groups[0]["lr"] = 1e30
+        return update(self)
+
+    monkeypatch.setattr(Session, "update", explode)
+    assert train("--save-every", "30", out="late") == 3
+    assert re.search(r"112: the validation loss .*step 90 is kept", capsys.readouterr().err)
+    assert tg.load_checkpoint("late/checkpoint.safetensors").position["step"] == 90
 
 
 def test_divergence_keeps_the_last_good_checkpoint(place, capsys, monkeypatch):
@@ -627,5 +769,7 @@ def test_a_directory_that_cannot_be_written(place, capsys, monkeypatch):
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # chmod does not stop root
     assert train() == 4
-    assert "Permission denied" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Permission denied" in said
+    assert "checkpoint" not in said  # there is none that could be intact
     assert list(Path("run").iterdir()) == []

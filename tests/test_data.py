@@ -78,7 +78,9 @@ def test_files_that_are_no_text_files(tmp_path):
     (tmp_path / "empty").touch()
     with pytest.raises(DataError, match="is empty"):
         load_text(tmp_path / "empty")
-    with pytest.raises(DataError, match="is a directory"):
+    with pytest.raises(DataError, match="path of the text is empty"):
+        load_text("")
+    with pytest.raises(DataError, match=r"^'.*' is a directory; name one text file in it$"):
         load_text(tmp_path)
     with pytest.raises(DataError, match="there is no file"):
         load_text(tmp_path / "missing")

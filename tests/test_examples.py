@@ -36,6 +36,18 @@ def test_hello_learns_to_spell(seed):
     assert printed.count("*") > 4  # and it was seen on its way there
 
 
+def test_hello_spells_with_what_it_shows():
+    printed = example("hello.py", "--updates", "0", "--seed", "2")
+    assert "after 0 updates" in printed
+    assert printed.rstrip().endswith("it writes: llhh")  # one update would make it "llll"
+
+
+def test_char_lm_reads_any_text(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("0123456789" * 2500)
+    assert "0123" in example("char_lm.py", "--text", str(text), "--steps", "1")
+
+
 def test_char_lm_learns_something():
     printed = example("char_lm.py", "--steps", "40")
     losses = [float(x) for x in re.findall(r"loss (\d\.\d+) nats", printed)]

@@ -160,7 +160,8 @@ def test_public_names_are_there():
 # Shared code runs on arrays of any library: of NumPy it may use types, and functions that make host
 # arrays from people's data. Arithmetic is `namespace(x)`'s.
 HOST_NAMES = {
-    "dtype", "float32", "float64", "int64", "bool_", "ndarray", "generic", "ma", "integer", "random",
+    "dtype", "float32", "float64", "int64", "bool_", "ndarray", "generic", "ma", "integer",
+    "random",
     "asarray", "array", "array2string", "full", "zeros", "ones", "arange", "eye", "promote_types",
 }  # fmt: skip
 SHARED = [m for m in MODULES if m.partition(".")[0] in ("core", "ops", "optim", "tbptt")]

@@ -14,7 +14,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from tinygrad_rnn._cli_screen import Log, Progress, entry, opening_words, say
+from tinygrad_rnn._cli_screen import (
+    Log,
+    Progress,
+    entry,
+    opening_words,
+    say,
+    say_error,
+)
+from tinygrad_rnn.config import Config
 from tinygrad_rnn.errors import DataError, NonFiniteError
 from tinygrad_rnn.training import Session, Update
 from tinygrad_rnn.viz import plot_training
@@ -35,7 +43,9 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+            # Who starts a program with a signal ignored (nohup, a shell's &) wants it to stay so.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -113,7 +123,7 @@ class Run:
             progress.sample()
 
     def _tell_validation(self, progress: Progress, update: Update, loss: float) -> None:
-        relation = "below" if loss < self.bar else "still above"
+        relation = "below" if loss < self.bar else "equal to" if loss == self.bar else "still above"
         progress.say(
             f"  Epoch {update.epoch} of {self.session.config.epochs}: validation loss {loss:.3f}, "
             f"{relation} the {self.best_n}-gram's {self.bar:.3f}"
@@ -142,8 +152,11 @@ class Run:
             else f"the checkpoint of step {self.saved_at:,} is kept in {self.checkpoint}"
         )
         reason = str(error).partition(";")[0]  # the details after it are for programmers
-        sys.stderr.write(
-            f"tinygrad-rnn: training diverged at {reason} ({where}; try a lower --lr or --clip)\n"
+        lower = min(self.session.config.lr / 10, Config.lr)
+        # --resume would keep the learning rate that has led here, so it is of no help.
+        say_error(
+            f"tinygrad-rnn: training diverged at {reason} ({where}; start anew with the same "
+            f"options and --overwrite --lr {lower:g}, or with a lower --clip)"
         )
         return 3
 

@@ -13,9 +13,10 @@ import shutil
 import sys
 import textwrap
 import time
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -38,9 +39,29 @@ def say(text: str = "") -> None:
         silence()
 
 
-def silence() -> None:
-    """Send standard output nowhere, so that no later write or flush at exit can fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def silence(stream: TextIO | None = None) -> None:
+    """Send standard output, or `stream`, nowhere: no later write or flush at exit can fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+
+
+def say_error(line: str) -> None:
+    """A line on standard error; the exit code counts more than whether somebody reads it."""
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        silence(sys.stderr)
+
+
+def prepare_streams() -> None:
+    """Make standard output and error fit to be written to, whatever the program was given."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell (>&-): Python then has none at all
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 # until exit
+            setattr(sys, name, stream)
+        if hasattr(stream, "reconfigure"):  # a terminal may not have every character of a text
+            stream.reconfigure(errors="backslashreplace")
 
 
 def width() -> int:
@@ -222,16 +243,17 @@ class Progress:
     def sample(self, characters: int = 240) -> None:
         """A text by the model as it is, from a generator of its own: training draws no other."""
         session, prompt = self.session, opening_words(self.session.corpus)
-        text = prompt + "".join(
-            generate(
-                session.model,
-                session.corpus.vocabulary,
-                prompt=prompt,
-                length=characters,
-                temperature=0.7,
-                rng=np.random.default_rng((session.config.seed, session.step)),
-            )
+        written = generate(
+            session.model,
+            session.corpus.vocabulary,
+            prompt=prompt,
+            length=characters,
+            temperature=0.7,
+            rng=np.random.default_rng((session.config.seed, session.step)),
         )
+        # A run about to diverge overflows here first; the next update will say so.
+        with np.errstate(over="ignore", invalid="ignore"):
+            text = prompt + "".join(written)
         known = "before it has learnt anything" if session.step == 0 else f"step {session.step:,}"
         lines = [
             f"    | {part}".rstrip()
@@ -256,6 +278,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{MIDDLE DOT}" for c in text)
 
 
+def escaped(text: str) -> str:
+    r"""The text with its control characters spelt out, as ``\x1b``: no terminal obeys those."""
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if unicodedata.category(c) == "Cc" and c not in "\n\t"
+        else c
+        for c in text
+    )
+
+
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}"
@@ -264,4 +296,4 @@ def _clock(seconds: float) -> str:
 def fail(message: str) -> None:
     """One line on standard error."""
     line = message.replace("\n", " ")
-    sys.stderr.write(f"tinygrad-rnn: error: {line}\n")
+    say_error(f"tinygrad-rnn: error: {line}")

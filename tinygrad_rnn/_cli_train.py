@@ -8,7 +8,7 @@ What ``--out`` holds decides how a run begins:
     another run                     refused, unless --resume (go on with that one) or
                                     --overwrite (start anew; the old files go to DIR/previous)
 
-"This run" means the same configuration and the same text. A checkpoint is written at every epoch's
+"This run" means the same configuration, text and device. A checkpoint is written at every epoch's
 end, every `save_every` updates, at the end, and when the run is interrupted.
 """
 
@@ -28,9 +28,9 @@ from tinygrad_rnn import backends
 from tinygrad_rnn._cli_run import CHECKPOINT, LOG, PICTURE, Run
 from tinygrad_rnn._cli_screen import baseline_table, entry, opening, say
 from tinygrad_rnn.checkpoint import Checkpoint, load_checkpoint
-from tinygrad_rnn.data import Vocabulary, load_text, ngram_losses
+from tinygrad_rnn.data import load_text, ngram_losses
 from tinygrad_rnn.errors import CheckpointError, DataError
-from tinygrad_rnn.training import Config, Corpus, Session
+from tinygrad_rnn.training import Config, Corpus, Session, streams_of
 
 PREVIOUS = "previous"
 LARGE = 1 << 28  # bytes: from here on, say how much memory a run takes
@@ -50,7 +50,7 @@ class Train:
     out: str = "runs/char-lm"
     """Directory for the checkpoint, the log and the picture."""
     resume: bool = False
-    """Go on with the run in --out, with its configuration; more --epochs may be given."""
+    """Go on with the run in --out, with all its options; more --epochs may be given."""
     overwrite: bool = False
     """Start anew whatever --out holds; what is there is moved to its directory 'previous'."""
     device: str = "cpu"
@@ -70,7 +70,7 @@ class Train:
         if earlier is not None:
             earlier = self._decide(earlier, session)
         if earlier is not None:
-            session.restore(out / CHECKPOINT)
+            self._restore(session)
         baselines = _baselines(session.corpus)
         check_writable(out, 3 * 4 * session.config.parameter_count(len(session.corpus.vocabulary)))
         moved = [] if earlier is not None else put_aside(out)
@@ -80,9 +80,13 @@ class Train:
         if moved:
             entry("earlier run", f"moved to {out / PREVIOUS}")
         baseline_table(baselines)
-        notes = {"text": self.text, "encoding": self.encoding, "errors": self.errors}
-        session.notes = notes
+        session.notes = self._notes()
         return Run(session, baselines, out, self.sample_every, self.save_every).go()
+
+    def _notes(self) -> dict[str, Any]:
+        """What `resumed` needs, from whatever directory it is called."""
+        text = None if self.text is None else str(Path(self.text).absolute())
+        return {"text": text, **{name: getattr(self, name) for name in _KEPT}}
 
     # ---- before anything is written ----
 
@@ -92,26 +96,30 @@ class Train:
         for name in ("sample_every", "save_every"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} is a number of updates >= 0, got {getattr(self, name)}")
+        _check_named(self.out)
         if self.resume and self.overwrite:
             raise DataError("--resume goes on with a run and --overwrite starts anew; give one")
         backends.get(self.device)
-        text = load_text(self.text, encoding=self.encoding, errors=self.errors)
-        self._check_memory(len(Vocabulary.of(text.text)))
-        return Session(self.config, Corpus.of(text), device=self.device)
+        text = None if self.text is None else _shown(self.text)
+        corpus = Corpus.of(load_text(text, encoding=self.encoding, errors=self.errors))
+        streams_of(self.config, corpus)  # a text that is too short is so with any memory
+        self._check_memory(len(corpus.vocabulary))
+        return Session(self.config, corpus, device=self.device)
 
     def _check_memory(self, symbols: int) -> None:
         """Refuse what cannot fit before it is allocated: a system out of memory kills at random."""
-        needed, available = self.config.memory(symbols), _memory()
+        parts, available = self.config.memory(symbols), _memory()
+        needed, largest = sum(parts.values()), max(parts, key=lambda name: parts[name])
         parameters = self.config.parameter_count(symbols)
         seen = (
             f"{symbols:,} different characters and hidden size {self.config.hidden:,} make "
             f"{parameters:,} parameters ({_bytes(4 * parameters)}); training needs at least "
-            f"{_bytes(needed)}"
+            f"{_bytes(needed)}, {_bytes(parts[largest])} of it for {largest}"
         )
         if needed > available / 2 and not self.force:
             raise DataError(
-                f"{seen}, more than half of this machine's {_bytes(int(available))}. Is it a text? "
-                "Use a smaller --hidden, --batch or --k1, or insist with --force"
+                f"{seen}; more than half of this machine's {_bytes(int(available))}. Is it a text? "
+                "Make those smaller, or insist with --force"
             )
         if needed > LARGE:
             say(f"Note: {seen}.")
@@ -137,11 +145,13 @@ class Train:
         if self.resume:
             return found
         mine: dict[str, Any] = {**asdict(session.config), "text": session.corpus.text.sha256[:12]}
+        mine["device"] = self.device  # a run begun on a GPU must not creep on without a word
         try:
             text = found.extra["text"]["sha256"][:12]
             theirs = {**asdict(Config.of(found.config)), "text": text}
+            theirs["device"] = found.extra["notes"].get("device", self.device)
             step, total = found.position["step"], found.position["total"]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.out}/{CHECKPOINT} is of another program") from error
         if theirs == mine:
             return found if step < total else None
@@ -152,9 +162,24 @@ class Train:
             "goes elsewhere"
         )
 
+    def _restore(self, session: Session) -> None:
+        """Take over the checkpoint; refuses a total that it has passed already."""
+        session.restore(Path(self.out) / CHECKPOINT)
+        if session.step > session.total:
+            raise DataError(
+                f"--epochs {session.config.epochs} is {session.total:,} updates, and the run in "
+                f"{self.out} has done {session.step:,}; give --epochs "
+                f"{math.ceil(session.step / session.windows)} or more"
+            )
+
+
+# The options beside configuration and text that --resume brings back.
+_KEPT = ("encoding", "errors", "device", "sample_every", "save_every", "force")
+
 
 def resumed(options: Train) -> Train:
     """The options as the run in --out was given them: the defaults for going on with it."""
+    _check_named(options.out)
     path = Path(options.out) / CHECKPOINT
     if not path.exists():
         raise DataError(f"there is no {path} to go on with; leave --resume out to start")
@@ -162,17 +187,31 @@ def resumed(options: Train) -> Train:
     config = Config.of(found.config)
     try:
         notes = found.extra["notes"]
-        return Train(config, notes["text"], notes["encoding"], notes["errors"], options.out)
+        kept = {name: notes[name] for name in _KEPT if name in notes}  # older ones kept fewer
+        return Train(config, notes["text"], out=options.out, **kept)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} was not written by `tinygrad-rnn train`") from error
+
+
+def _check_named(out: str) -> None:
+    if not out:  # Path("") would be the current directory
+        raise DataError("--out is empty; name a directory for the files of the run")
+
+
+def _shown(path: str) -> str:
+    """A path relative to the current directory if it is below it: the notes hold it whole."""
+    whole = Path(path).absolute()
+    below = path and whole.is_relative_to(Path.cwd())
+    return str(whole.relative_to(Path.cwd())) if below else path
 
 
 def _baselines(corpus: Corpus) -> dict[int, float]:
     """N-gram losses for n = 1 .. 6, as far as the text goes."""
     longest = min(6, len(corpus.train), len(corpus.validation))
-    return ngram_losses(
+    losses = ngram_losses(
         corpus.train, corpus.validation, len(corpus.vocabulary), range(1, longest + 1)
     )
+    return {n: loss + 0.0 for n, loss in losses.items()}  # no "-0.000" for a certain text
 
 
 def check_writable(out: Path, size: int) -> None:

@@ -3,11 +3,14 @@
 Each subcommand is a frozen dataclass: its fields are the options, their comments the help, and its
 ``run`` does the work. One place, `main`, turns what goes wrong into one line and an exit code:
 
-    0        done
-    2        bad input: an option, a text, a checkpoint; nothing has been written
-    3        training diverged: a NaN or an infinity; the last good checkpoint is kept
+    0        done; also where the reader had enough (``| head``)
+    1        `check` found a gradient that is wrong
+    2        bad input: an option, a text, a checkpoint; nothing has been written. Or too little
+             memory, which may show in the middle of a run; the last checkpoint is kept
+    3        training diverged: a NaN, an infinity, or a loss far above that of guessing; the last
+             checkpoint is kept
     4        could not write: disk full, read-only, ...; the old file is kept
-    130, 143 interrupted by Ctrl-C (SIGINT) or SIGTERM; training has been saved
+    130, 143 interrupted by Ctrl-C (SIGINT) or SIGTERM; from its first update on, `train` has saved
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import tyro
 
 from tinygrad_rnn import backends
 from tinygrad_rnn._cli_run import CHECKPOINT
-from tinygrad_rnn._cli_screen import fail, silence
+from tinygrad_rnn._cli_screen import escaped, fail, prepare_streams, silence
 from tinygrad_rnn._cli_train import Train, resumed
 from tinygrad_rnn.char_lm import CharModel, generate
 from tinygrad_rnn.checkpoint import load_checkpoint
@@ -75,13 +78,12 @@ class Sample:
             temperature=self.temperature,
             rng=np.random.default_rng(self.seed),
         )
-        try:
-            print(self.prompt, end="", flush=True)
-            for character in characters:
-                print(character, end="", flush=True)
-            print(flush=True)
-        except BrokenPipeError:  # the reader has had enough: `... | head`
-            silence()
+        # A text may hold what a terminal takes for commands; a file gets every character as it is.
+        shown = escaped if sys.stdout.isatty() else str
+        print(shown(self.prompt), end="", flush=True)
+        for character in characters:
+            print(shown(character), end="", flush=True)
+        print(flush=True)
         return 0
 
     def _loaded(self) -> tuple[CharModel, Vocabulary]:
@@ -206,11 +208,32 @@ def parse(argv: Sequence[str]) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal may not have every character of a text
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
+    code = 0
     try:
-        code: int = parse(sys.argv[1:] if argv is None else list(argv)).run()
+        try:
+            code = _outcome(sys.argv[1:] if argv is None else list(argv))
+        finally:
+            sys.stdout.flush()  # what cannot be written must be found here, not at exit
+    except BrokenPipeError:  # the reader has had enough: `... | head`
+        silence()
+    except OSError as error:
+        silence()
+        fail(f"cannot write: {error}")
+        return CANNOT_WRITE
+    return code
+
+
+def _outcome(argv: Sequence[str]) -> int:
+    """The exit code of a command, with one line on standard error for what went wrong."""
+    if argv[:1] == ["--version"]:
+        # The package is asked when it is whole; importing it above would be a circle.
+        print(f"tinygrad-rnn {sys.modules['tinygrad_rnn'].__version__}")
+        return 0
+    command: Any = None
+    try:
+        command = parse(argv)
+        code: int = command.run()
     except (DataError, CheckpointError, BackendUnavailable, DeviceError) as error:
         fail(str(error))
         return BAD_INPUT
@@ -221,8 +244,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NonFiniteError as error:
         fail(str(error))
         return DIVERGED
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        fail(f"cannot write: {error}; an earlier checkpoint is as it was")
+        kept = Path(getattr(command, "out", "")) / CHECKPOINT
+        intact = isinstance(command, Train) and kept.exists()
+        fail(f"cannot write: {error}" + (f"; {kept} is intact" if intact else ""))
         return CANNOT_WRITE
     except KeyboardInterrupt:
         print()

@@ -99,15 +99,26 @@ class Config:
             embedding=self.embedding,
         )
 
-    def memory(self, symbols: int) -> int:
-        """Bytes of the largest arrays of a run: a rough lower bound, known before allocation.
+    def memory(self, symbols: int) -> dict[str, int]:
+        """Bytes of the largest arrays of a run by purpose: a rough bound, before allocation.
 
-        Four numbers per parameter (itself, its gradient, Adam's two averages), and per character
-        of a window the logits and their gradient, and about twelve numbers per hidden unit.
+        Four numbers per parameter are there all the time: itself, its gradient, Adam's two
+        averages. A checkpoint holds three of them, and while it is written it is in memory about
+        two and a half times more (copies on the host, the file as one string of bytes): eight
+        numbers. A run that could train but not save would lose everything at its first save.
+        Per character of a window there are the logits and their gradient, and about twelve numbers
+        per hidden unit.
         """
+        parameters = self.parameter_count(symbols)
         characters = self.batch * (self.k2 or self.k1)
-        per_character = 3 * symbols + 12 * self.hidden * self.layers
-        return 4 * (4 * self.parameter_count(symbols) + characters * per_character)
+        return {
+            "weights, gradients and Adam's averages (--hidden, --layers)": 4 * 4 * parameters,
+            "writing checkpoints (--hidden, --layers)": 4 * 8 * parameters,
+            "the logits of a window (--batch, --k1, --k2)": 4 * characters * 3 * symbols,
+            "the hidden states of a window (--batch, --k1, --k2, --hidden)": (
+                4 * characters * 12 * self.hidden * self.layers
+            ),
+        }
 
 
 def _is_number(value: Any) -> bool:

@@ -36,6 +36,7 @@ from tinygrad_rnn.tbptt import TBPTT
 __all__ = ["Config", "Corpus", "Session", "Update", "model_from"]
 
 FINAL_LR = 0.05  # the last learning rate, as a share of the first
+HOPELESS = 10.0  # nats above the loss of guessing, from where no run comes back
 
 
 @dataclass(frozen=True)
@@ -114,19 +115,21 @@ class Session:
         """The next update, and at the end of an epoch the validation loss.
 
         Raises:
-            NonFiniteError: the loss or its gradient is NaN or infinite. Where it is the gradient,
-                no weight has been changed; in either case the run cannot go on.
+            NonFiniteError: the loss or its gradient is NaN or infinite, or a loss is far above
+                that of guessing. Where it is the gradient, no weight has been changed; in any case
+                the run cannot go on.
         """
         epoch, window = divmod(self.step, self.windows)
         lr = float(self.optimizer.param_groups[0]["lr"])
         report = self._train_on(window)
-        loss, norm = float(report.loss), float(report.norm)
+        loss, norm = float(report.loss) + 0.0, float(report.norm)  # -log 1 is -0.0: lose the sign
         self.step += 1
         self.schedule.step()
         # An exponential mean of the latest third of the updates, of 25 or so at most.
         weight = max(3 / (self.step + 2), 0.04)
         before = loss if self.step == 1 else self.smoothed
         self.smoothed = before + weight * (loss - before)
+        self._check_hopeful("smoothed training", self.smoothed)
         self._state = report.state
         measured = None
         if window == self.windows - 1:
@@ -162,12 +165,24 @@ class Session:
         return report
 
     def _validate(self) -> float:
-        loss = evaluate(self.model, self.corpus.validation, batch=self.config.batch)
-        if not math.isfinite(loss):
-            raise NonFiniteError(f"step {self.step}: the validation loss is {loss}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss = evaluate(self.model, self.corpus.validation, batch=self.config.batch) + 0.0
+        self._check_hopeful("validation", loss)
         self.validation = loss
         self.best = loss if self.best is None else min(self.best, loss)
         return loss
+
+    def _check_hopeful(self, what: str, loss: float) -> None:
+        """Refuse a loss far above log V, that of knowing nothing: it need not be infinite.
+
+        Weights of 1e30 give finite losses of 1e29, and such a run would end as a success.
+        """
+        guessing = math.log(len(self.corpus.vocabulary))
+        if not loss <= guessing + HOPELESS:  # nor is NaN
+            raise NonFiniteError(
+                f"step {self.step}: the {what} loss is {loss:.3g}, and that of guessing is "
+                f"{guessing:.3g}"
+            )
 
     # ---- to a file and back ----
 
@@ -247,12 +262,17 @@ def model_from(
     )
 
 
-def _streams(config: Config, corpus: Corpus) -> tuple[int, NDArray[Any], NDArray[Any]]:
-    """The number of windows, and inputs and targets (windows * k1, B) with time first."""
+def streams_of(config: Config, corpus: Corpus) -> Streams:
+    """The training part in windows; raises DataError where it is too short for one."""
     try:
-        streams = Streams(corpus.train, batch=config.batch, window=config.k1)
+        return Streams(corpus.train, batch=config.batch, window=config.k1)
     except DataError as error:
         raise DataError(f"the training part of {corpus.text.name}: {error}") from error
+
+
+def _streams(config: Config, corpus: Corpus) -> tuple[int, NDArray[Any], NDArray[Any]]:
+    """The number of windows, and inputs and targets (windows * k1, B) with time first."""
+    streams = streams_of(config, corpus)
     xs, ys = zip(*streams, strict=True)
     return len(streams), np.concatenate(xs), np.concatenate(ys)
 

@@ -83,6 +83,8 @@ def _embedded() -> str:
 
 def _read(path: str) -> bytes:
     """The bytes of a regular file; its kind is asked first because opening a FIFO would wait."""
+    if not path:  # Path("") would be the current directory
+        raise DataError("the path of the text is empty; name a text file")
     try:
         mode = Path(path).stat().st_mode
         if stat.S_ISDIR(mode):
@@ -93,6 +95,8 @@ def _read(path: str) -> bytes:
                 "copy what it delivers to a file and name that"
             )
         return Path(path).read_bytes()
+    except DataError:  # from just above; it is a ValueError, too
+        raise
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path!r}; check the path and its spelling") from error
     except PermissionError as error:
