@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
 
 import numpy as np
@@ -16,11 +15,9 @@ import tinygrad_rnn as tg
 from tests import domains
 from tests.fake_device import FakeArray, FakeBackend, sync_budget, xp
 from tinygrad_rnn import backends
-from tinygrad_rnn.backends import numpy_backend, threads
 from tinygrad_rnn.backends.base import Backend
 from tinygrad_rnn.backends.numpy_backend import NumpyBackend
 from tinygrad_rnn.ops.lstm import lstm
-from tinygrad_rnn.ops.rnn import rnn
 
 CPU = NumpyBackend()
 FLOATS = st.sampled_from([np.float32, np.float64])
@@ -50,7 +47,7 @@ PLAIN = PlainNumpy()
 def test_every_override_is_compared():
     """An override that this file does not compare with its body fails here."""
     compared = {"scatter_add", "lstm_step", "lstm_step_backward", "global_norm"}
-    compared |= {"take_columns", "sum_columns", "matmul", "row_parts", "side_by_side"}
+    compared |= {"take_columns", "sum_columns"}
     assert compared == OVERRIDDEN
     assert all(getattr(PlainNumpy, n) is not getattr(NumpyBackend, n) for n in OVERRIDDEN)
 
@@ -109,70 +106,7 @@ def test_rnn_step(backend, nonlinearity):
     np.testing.assert_allclose(backend.host(dpre), dh * slope(f(z)), rtol=1e-14)
 
 
-# ---- products, and the rows of a batch side by side ----
-
-
-@pytest.fixture
-def three_threads(monkeypatch):
-    """As on a machine where BLAS may use three threads, whatever this one has."""
-    monkeypatch.setattr(numpy_backend, "blas_threads", lambda: 3)
-
-
-@pytest.mark.parametrize(
-    "shapes", [((70, 80), (80, 90)), ((3, 70, 80), (3, 80, 60)), ((2, 0), (0, 3))]
-)
-def test_matmul(shapes, three_threads):
-    for dtypes in itertools.product([np.float32, np.float64], repeat=2):
-        a, b = (drawn(k, d, s)[0] for k, (d, s) in enumerate(zip(dtypes, shapes, strict=True)))
-        for left, right in ((a, b), (np.asfortranarray(a), b), (a, np.asfortranarray(b))):
-            fast, plain = CPU.matmul(left, right), PLAIN.matmul(left, right)
-            assert fast.dtype == plain.dtype
-            np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-4)
-
-
-@given(rows=st.integers(0, 200), count=st.integers(1, 5))
-def test_row_parts_cover_every_row_once(rows, count):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numpy_backend, "blas_threads", lambda: count)
-        parts = CPU.row_parts(rows)
-    assert [r for part in parts for r in range(rows)[part]] == list(range(rows))
-    assert 1 <= len(parts) <= count
-    assert len(parts) == 1 or min(p.stop - p.start for p in parts) >= numpy_backend.MIN_ROWS
-    assert PLAIN.row_parts(rows) == [slice(0, rows)]
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_side_by_side(count):
-    parts = list(range(count))
-    assert CPU.side_by_side(lambda k: k * k, parts) == PLAIN.side_by_side(lambda k: k * k, parts)
-    with pytest.raises(ZeroDivisionError):  # an error in any thread is the caller's error
-        CPU.side_by_side(lambda k: 1 / (k - count + 1), parts)
-
-
-@pytest.mark.parametrize("kind", ["rnn", "lstm"])
-def test_parts_of_a_batch_add_up_to_the_whole(kind, monkeypatch):
-    """A window of 30 rows in three threads is the window in one: values and gradients."""
-    gates = 4 if kind == "lstm" else 1
-    sizes = [(5, 30, 3), *[(30, 4)] * (2 if kind == "lstm" else 1)]
-    sizes += [(gates * 4, 3), (gates * 4, 4), (gates * 4,), (gates * 4,)]
-    arrays = drawn(0, np.float64, *sizes)
-
-    def run():
-        inputs = [tg.tensor(a, requires_grad=True) for a in arrays]
-        options = {} if kind == "lstm" else {"nonlinearity": "tanh"}
-        states = (lstm if kind == "lstm" else rnn)(*inputs, **options)
-        (states * states).sum().backward()
-        return [states.data, *(t.grad for t in inputs)]
-
-    monkeypatch.setattr(numpy_backend, "blas_threads", lambda: 1)
-    whole = run()
-    monkeypatch.setattr(numpy_backend, "blas_threads", lambda: 3)
-    assert len(CPU.row_parts(30)) == 3
-    again = run()
-    for one, three in zip(whole, again, strict=True):
-        np.testing.assert_allclose(three, one, rtol=1e-12, atol=1e-12)
-    for first, second in zip(again, run(), strict=True):
-        np.testing.assert_array_equal(first, second)  # threads or not, the same bits every time
+# ---- windows ----
 
 
 def test_two_graphs_alive_at_once_do_not_share_buffers():
@@ -190,16 +124,6 @@ def test_two_graphs_alive_at_once_do_not_share_buffers():
     for one, other in zip(alone, gradients, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-def test_blas_gets_its_threads_back():
-    before = threads.blas_threads()
-    with threads.one_blas_thread(), threads.one_blas_thread():
-        assert threads.blas_threads() == before  # what we may use, not what BLAS is held to
-    with pytest.raises(ZeroDivisionError):
-        threads.run_parts(lambda k: 1 / k, [0, 1])
-    assert threads.blas_threads() == before
-    assert threads._Limit.holders == 0
 
 
 # ---- columns of a projected table ----

@@ -13,7 +13,7 @@ instance to `tinygrad_rnn.backends.register`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,23 +85,6 @@ class Backend:
         total = self.xp.zeros((size, len(matrix)), dtype=matrix.dtype)
         self.scatter_add(total, index, matrix.T)
         return total.T
-
-    # ---- products, and work that can be done side by side ----
-
-    def matmul(self, a: Array, b: Array) -> Array:
-        """The matrix product, for matrices and stacks of them."""
-        return self.xp.matmul(a, b)
-
-    def row_parts(self, rows: int) -> list[slice]:
-        """How to cut the rows of a batch into parts that are worked on side by side.
-
-        Rows never depend on each other. Here there is one part: a GPU is parallel by itself.
-        """
-        return [slice(0, rows)]
-
-    def side_by_side(self, work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-        """``[work(part) for part in parts]``, at the same time if the backend knows how."""
-        return [work(part) for part in parts]
 
     # ---- recurrent steps: the pointwise half, in place, one call per time step ----
     #

@@ -6,19 +6,14 @@ An override earns its place by a measurement, and computes what the body it hide
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygrad_rnn.backends.base import Array, Backend
 from tinygrad_rnn.backends.memory import keep_freed_memory
-from tinygrad_rnn.backends.threads import blas_threads, one_blas_thread, run_parts
-
-MIN_ROWS = 8  # a part with fewer rows of the batch is not worth a thread
-ONE_THREAD = 2**18  # multiplications up to which OpenBLAS itself keeps to one thread
 
 keep_freed_memory()
 
@@ -57,30 +52,6 @@ class NumpyBackend(Backend):
         rows_of_values = values.reshape((flat.size, *target.shape[1:]))
         target[ordered[starts]] += np.add.reduceat(rows_of_values[order], starts, axis=0)
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        """As in the contract. BLAS never gets more than one thread here (`backends/threads.py` says
-        why); a large product is cut by rows and its parts are computed side by side instead.
-        """
-        if a.size * b.shape[-1] <= ONE_THREAD:
-            return np.matmul(a, b)
-        parts = self.row_parts(len(a)) if a.ndim == b.ndim == 2 else []
-        if len(parts) < 2 or a.dtype != b.dtype:
-            with one_blas_thread():
-                return np.matmul(a, b)
-        out = np.empty((len(a), b.shape[1]), dtype=a.dtype)
-        self.side_by_side(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts)
-        return out
-
-    def row_parts(self, rows: int) -> list[slice]:
-        """As in the contract: a part for each BLAS thread, if each gets at least MIN_ROWS."""
-        parts = max(1, min(blas_threads(), rows // MIN_ROWS))
-        cuts = [rows * k // parts for k in range(parts + 1)]
-        return [slice(a, b) for a, b in itertools.pairwise(cuts)]
-
-    def side_by_side(self, work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-        """As in the contract, in threads (`backends/threads.py`)."""
-        return run_parts(work, parts)
-
     def take_columns(self, matrix: Array, index: Array, out: Array) -> None:
         """As in the contract; "clip" spares a buffer, and clips nothing: the index is in range."""
         np.take(matrix, index, axis=1, out=out, mode="clip")
@@ -94,7 +65,7 @@ class NumpyBackend(Backend):
             return super().sum_columns(matrix, index, size)
         one_hot = np.zeros((len(index), size), dtype=matrix.dtype)
         one_hot[np.arange(len(index)), index] = 1
-        return self.matmul(matrix, one_hot)
+        return matrix @ one_hot
 
     def lstm_step(self, gates: Array, c_before: Array, c: Array, h: Array) -> None:
         """As in the contract, with one tanh over all four gates.
@@ -151,17 +122,16 @@ class NumpyBackend(Backend):
         that squares may have been lost.
         """
         total = 0.0
-        with one_blas_thread():
-            for array in arrays:
-                flat = array.ravel()
-                if flat.dtype.itemsize < 4:
-                    flat = flat.astype(np.float32)
-                with np.errstate(over="ignore"):  # noticed, and mended, below
-                    square = float(np.dot(flat, flat))
-                if not 1e-30 < square < 1e37:
-                    wide = flat.astype(np.float64)
-                    square = float(np.dot(wide, wide))
-                total += square
+        for array in arrays:
+            flat = array.ravel()
+            if flat.dtype.itemsize < 4:
+                flat = flat.astype(np.float32)
+            with np.errstate(over="ignore"):  # noticed, and mended, below
+                square = float(np.dot(flat, flat))
+            if not 1e-30 < square < 1e37:
+                wide = flat.astype(np.float64)
+                square = float(np.dot(wide, wide))
+            total += square
         return np.asarray(math.sqrt(total))
 
     def erf(self, x: Array) -> Array:

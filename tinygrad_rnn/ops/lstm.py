@@ -30,12 +30,7 @@ from tinygrad_rnn.core.fused import fused
 from tinygrad_rnn.ops.elementwise import sigmoid, tanh
 from tinygrad_rnn.ops.indexing import take
 from tinygrad_rnn.ops.linalg import matmul
-from tinygrad_rnn.ops.rnn import (
-    project_inputs,
-    projected_table,
-    tiled_bias,
-    weight_gradients,
-)
+from tinygrad_rnn.ops.rnn import project_inputs, tiled_bias, weight_gradients
 from tinygrad_rnn.ops.shape import matrix_transpose, split, stack
 
 
@@ -80,60 +75,43 @@ def lstm(
     ids: Array | None = None,
 ) -> tuple[Array, Any]:
     """The states of an LSTM over a window; see `specification` for shapes."""
-    xp, backend = namespace(x), backends.of(x)
+    xp, step = namespace(x), backends.of(x).lstm_step
     T, B = x.shape[:2] if ids is None else ids.shape
     H = w_hh.shape[1]
-    states = xp.empty((2, T + 1, B, H), dtype=x.dtype)
-    projected = projected_table(x, ids, w_ih)
-
-    def walk(rows: slice) -> Any:
-        """Some rows of the batch through the whole window; what backward needs of it."""
-        b = rows.stop - rows.start
-        kept = xp.empty((2, T + 1, H, b), dtype=x.dtype)
-        h, c = kept[0], kept[1]  # (T+1, H, b) each
-        h[0], c[0] = h0[rows].T, c0[rows].T
-        gates = xp.empty((T, 4 * H, b), dtype=x.dtype)  # pre-activations first, then activated
-        project_inputs(x, ids, w_ih, projected, rows, out=gates)
-        bias = tiled_bias(b_ih, b_hh, b)
-        recurrent = xp.empty((4 * H, b), dtype=x.dtype)
-        for t in range(T):
-            xp.matmul(w_hh, h[t], out=recurrent)
-            if bias is not None:
-                recurrent += bias
-            gates[t] += recurrent
-            backend.lstm_step(gates[t], c[t], c[t + 1], h[t + 1])
-        states[:, :, rows] = kept.transpose((0, 1, 3, 2))
-        return (rows, c, gates) if keep else None
-
-    parts = backend.side_by_side(walk, backend.row_parts(B))
-    return states, ((x, w_ih, w_hh, states, parts) if keep else None)
+    kept = xp.empty((2, T + 1, H, B), dtype=x.dtype)
+    h, c = kept[0], kept[1]  # (T+1, H, B) each
+    h[0], c[0] = h0.T, c0.T
+    gates = xp.empty((T, 4 * H, B), dtype=x.dtype)  # pre-activations first, then activated
+    project_inputs(x, ids, w_ih, out=gates)
+    bias = tiled_bias(b_ih, b_hh, B)
+    recurrent = xp.empty((4 * H, B), dtype=x.dtype)
+    for t in range(T):
+        xp.matmul(w_hh, h[t], out=recurrent)
+        if bias is not None:
+            recurrent += bias
+        gates[t] += recurrent
+        step(gates[t], c[t], c[t + 1], h[t + 1])
+    states = xp.ascontiguousarray(kept.transpose((0, 1, 3, 2)))  # (2, T+1, B, H)
+    return states, ((x, w_ih, w_hh, states, c, gates) if keep else None)
 
 
 @lstm.backward
 def _(
     g: Array, cache: Any, needs: tuple[bool, ...], *, ids: Array | None = None
 ) -> tuple[Any, ...]:
-    x, w_ih, w_hh, states, parts = cache
-    xp, backend = namespace(x), backends.of(x)
-    T, B, H = states.shape[1] - 1, states.shape[2], states.shape[3]
+    x, w_ih, w_hh, states, c, gates = cache
+    xp, step = namespace(x), backends.of(x).lstm_step_backward
+    T, (H, B) = len(gates), c.shape[1:]
     dh_out, dc_out = g[0], g[1]  # (T+1, B, H): what reaches every state from outside
     dz = xp.empty((4 * H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
-    d0 = xp.empty((2, B, H), dtype=x.dtype)  # the gradients of h0 and c0
+    dz_t = xp.empty((4 * H, B), dtype=x.dtype)  # and of one step, contiguous for the product
     w_hh_t = xp.ascontiguousarray(w_hh.T)
-
-    def walk(part: Any) -> None:
-        """The same rows back through the window."""
-        rows, c, gates = part
-        dz_t = xp.empty(gates.shape[1:], dtype=x.dtype)  # of one step, contiguous for the product
-        dh, dc = dh_out[-1, rows].T.copy(order="C"), dc_out[-1, rows].T.copy(order="C")
-        for t in reversed(range(T)):
-            backend.lstm_step_backward(dh, dc, gates[t], c[t], c[t + 1], dz_t)
-            dz[:, t, rows] = dz_t
-            xp.matmul(w_hh_t, dz_t, out=dh)
-            dh += dh_out[t, rows].T
-            dc += dc_out[t, rows].T
-        d0[0, rows], d0[1, rows] = dh.T, dc.T
-
-    backend.side_by_side(walk, parts)
+    dh, dc = dh_out[-1].T.copy(order="C"), dc_out[-1].T.copy(order="C")  # (H, B)
+    for t in reversed(range(T)):
+        step(dh, dc, gates[t], c[t], c[t + 1], dz_t)
+        dz[:, t] = dz_t
+        xp.matmul(w_hh_t, dz_t, out=dh)
+        dh += dh_out[t].T
+        dc += dc_out[t].T
     dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs)
-    return dx, d0[0], d0[1], dw_ih, dw_hh, db, db
+    return dx, dh.T, dc.T, dw_ih, dw_hh, db, db

@@ -14,7 +14,7 @@ after it; only W_hh h_{t-1} has to wait for its turn. Inside the loop arrays are
 The nonlinearity and its slope, `rnn_step` and `rnn_step_backward`, are the backend's: their plain
 form is in `backends/base.py`, and so is that of the LSTM's gates.
 
-Sizes: T steps, B rows in a batch (b of them in a part), I inputs, H hidden units.
+Sizes: T steps, B rows in a batch, I inputs, H hidden units.
 """
 
 from __future__ import annotations
@@ -80,83 +80,61 @@ def rnn(
     ids: Array | None = None,
 ) -> tuple[Array, Any]:
     """The states of a vanilla RNN over a window; see `specification` for shapes."""
-    xp, backend = namespace(x), backends.of(x)
+    xp, step = namespace(x), backends.of(x).rnn_step
     T, B = x.shape[:2] if ids is None else ids.shape
     H = len(w_hh)
-    states = xp.empty((1, T + 1, B, H), dtype=x.dtype)
-    projected = projected_table(x, ids, w_ih)
-
-    def walk(rows: slice) -> Any:
-        """Some rows of the batch through the whole window; what backward needs of it."""
-        b = rows.stop - rows.start
-        h = xp.empty((T + 1, H, b), dtype=x.dtype)
-        h[0] = h0[rows].T
-        project_inputs(x, ids, w_ih, projected, rows, out=h[1:])
-        bias = tiled_bias(b_ih, b_hh, b)
-        recurrent = xp.empty((H, b), dtype=x.dtype)
-        for t in range(T):
-            xp.matmul(w_hh, h[t], out=recurrent)
-            if bias is not None:
-                recurrent += bias
-            h[t + 1] += recurrent  # W_ih x_t is there already, from project_inputs
-            backend.rnn_step(h[t + 1], nonlinearity)
-        states[0, :, rows] = h.transpose((0, 2, 1))
-        return (rows, h) if keep else None
-
-    parts = backend.side_by_side(walk, backend.row_parts(B))
-    return states, ((x, w_ih, w_hh, states, parts) if keep else None)
+    h = xp.empty((T + 1, H, B), dtype=x.dtype)
+    h[0] = h0.T
+    project_inputs(x, ids, w_ih, out=h[1:])
+    bias = tiled_bias(b_ih, b_hh, B)
+    recurrent = xp.empty((H, B), dtype=x.dtype)
+    for t in range(T):
+        xp.matmul(w_hh, h[t], out=recurrent)
+        if bias is not None:
+            recurrent += bias
+        h[t + 1] += recurrent  # W_ih x_t is there already, from project_inputs
+        step(h[t + 1], nonlinearity)
+    states = xp.ascontiguousarray(h.transpose((0, 2, 1)))[None]  # (1, T+1, B, H)
+    return states, ((x, w_ih, w_hh, states, h) if keep else None)
 
 
 @rnn.backward
 def _(
     g: Array, cache: Any, needs: tuple[bool, ...], *, nonlinearity: str, ids: Array | None = None
 ) -> tuple[Any, ...]:
-    x, w_ih, w_hh, states, parts = cache
-    xp, backend = namespace(x), backends.of(x)
-    T, B, H = states.shape[1] - 1, states.shape[2], states.shape[3]
+    x, w_ih, w_hh, states, h = cache
+    xp, step = namespace(x), backends.of(x).rnn_step_backward
+    T, H, B = len(h) - 1, h.shape[1], h.shape[2]
     dh_out = g[0]  # (T+1, B, H): what reaches every state from outside
     dz = xp.empty((H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
-    dh0 = xp.empty((B, H), dtype=x.dtype)
+    dz_t = xp.empty((H, B), dtype=x.dtype)  # and of one step, contiguous for the product
     w_hh_t = xp.ascontiguousarray(w_hh.T)
-
-    def walk(part: Any) -> None:
-        """The same rows back through the window."""
-        rows, h = part
-        dz_t = xp.empty(h.shape[1:], dtype=x.dtype)  # of one step, contiguous for the product
-        dh = dh_out[-1, rows].T.copy(order="C")  # (H, b)
-        for t in reversed(range(T)):
-            backend.rnn_step_backward(dh, h[t + 1], dz_t, nonlinearity)
-            dz[:, t, rows] = dz_t
-            xp.matmul(w_hh_t, dz_t, out=dh)
-            dh += dh_out[t, rows].T
-        dh0[rows] = dh.T
-
-    backend.side_by_side(walk, parts)
+    dh = dh_out[-1].T.copy(order="C")  # (H, B)
+    for t in reversed(range(T)):
+        step(dh, h[t + 1], dz_t, nonlinearity)
+        dz[:, t] = dz_t
+        xp.matmul(w_hh_t, dz_t, out=dh)
+        dh += dh_out[t].T
     dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs)
-    return dx, dh0, dw_ih, dw_hh, db, db
+    return dx, dh.T, dw_ih, dw_hh, db, db
 
 
 # ---- shared with the LSTM: what lies outside the time loop ----
 
 
-def projected_table(x: Array, ids: Array | None, w_ih: Array) -> Array | None:
-    """``W_ih x'`` of every row of the table x (V, I): (G, V), where G is H or 4H; None without ids.
+def project_inputs(x: Array, ids: Array | None, w_ih: Array, *, out: Array) -> None:
+    """``out[t] = W_ih x_t'`` for all steps: (T, B, I) to (T, G, B), where G is H or 4H.
 
-    Inputs that are rows of a table need no product of their own. A character model has 100 rows to
-    project instead of T * B.
+    Inputs that are rows of a table need no product of their own: the table is projected once, and
+    each step picks its columns. A character model has 100 rows to project instead of T * B.
     """
-    return None if ids is None else backends.of(x).matmul(w_ih, x.T)
-
-
-def project_inputs(
-    x: Array, ids: Array | None, w_ih: Array, projected: Array | None, rows: slice, *, out: Array
-) -> None:
-    """``out[t] = W_ih x_t'`` for all steps and some rows of the batch: (T, G, b)."""
+    xp, backend = namespace(x), backends.of(x)
     if ids is None:
-        namespace(x).matmul(w_ih, x[:, rows].transpose((0, 2, 1)), out=out)
+        xp.matmul(w_ih, x.transpose((0, 2, 1)), out=out)
     else:
+        projected = xp.matmul(w_ih, x.T)  # (G, V)
         for t in range(len(ids)):
-            backends.of(x).take_columns(projected, ids[t, rows], out[t])
+            backend.take_columns(projected, ids[t], out[t])
 
 
 def tiled_bias(b_ih: Array | None, b_hh: Array | None, B: int) -> Array | None:
@@ -183,14 +161,14 @@ def weight_gradients(
     inner dimension runs over all T * B rows. `h_before` is (T, B, H), h_0 .. h_{T-1}. `needs` is
     in the order x, states, weights, biases; what nobody needs is not computed.
     """
-    xp, matmul = namespace(dz), backends.of(dz).matmul
+    xp = namespace(dz)
     dz = dz.reshape((len(dz), -1))  # (G, T*B), a view
     need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs[-4:]
-    dw_hh = matmul(dz, h_before.reshape((-1, h_before.shape[-1]))) if need_w_hh else None
+    dw_hh = xp.matmul(dz, h_before.reshape((-1, h_before.shape[-1]))) if need_w_hh else None
     db = xp.sum(dz, axis=1) if need_b_ih or need_b_hh else None
     rows = x.reshape((-1, x.shape[-1]))  # (T*B, I), or the table (V, I)
     if ids is not None and (needs[0] or need_w_ih):
         dz = backends.of(dz).sum_columns(dz, ids.reshape(-1), len(x))  # (G, V), as projected
-    dx = matmul(dz.T, w_ih).reshape(x.shape) if needs[0] else None
-    dw_ih = matmul(dz, rows) if need_w_ih else None
+    dx = xp.matmul(dz.T, w_ih).reshape(x.shape) if needs[0] else None
+    dw_ih = xp.matmul(dz, rows) if need_w_ih else None
     return dx, dw_ih, dw_hh, db
