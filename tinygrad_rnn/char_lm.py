@@ -80,7 +80,7 @@ class CharModel(Module):
         self.output = Linear(hidden, symbols, **place)
 
     def forward(self, ids: Any, state: Any = None) -> tuple[Any, Any]:
-        # The same as recurrent(embedding(ids)), a third faster: see the table in `nn.LSTM`.
+        # The same as recurrent(embedding(ids)), and faster: see the table in `nn.LSTM`.
         out, state = self.recurrent(ids, state, table=self.embedding.weight)  # (T, B, H)
         return self.output(self.dropout(out)), state  # (T, B, V)
 

@@ -35,7 +35,7 @@ class NumpyBackend(Backend):
         """As in the contract; rows picked by one integer array take a faster way.
 
         ``np.add.at`` adds element by element. Sorting the row numbers first lets ``reduceat``
-        add each group of equal rows in one sweep: 3,200 rows of 256 in 2 ms instead of 8.
+        add each group of equal rows in one sweep: 3,200 rows of 256 in 2.2 ms instead of 7.1.
         """
         rows = index[0] if isinstance(index, tuple) and len(index) == 1 else index
         if not (isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and target.ndim > 1):
@@ -59,7 +59,7 @@ class NumpyBackend(Backend):
     def sum_columns(self, matrix: Array, index: Array, size: int) -> Array:
         """As in the contract, as a product with one-hot columns while there are few of them.
 
-        (1024, 3200) to 96 columns: 3.4 ms, by sorting and adding 14 ms.
+        (1024, 3200) to 96 columns: 4 ms, by sorting and adding 31 ms.
         """
         if size > len(index):
             return super().sum_columns(matrix, index, size)
