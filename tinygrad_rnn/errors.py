@@ -5,6 +5,8 @@ fits, so that ``except ValueError`` and ``except tg.TinygradError`` both do what
 A message says three things: what was seen, what was needed, what to do.
 """
 
+from typing import Any
+
 
 class TinygradError(Exception):
     """Base class of every error raised on purpose by this package."""
@@ -39,11 +41,20 @@ class SavedArrayChangedError(TinygradError, RuntimeError):
 
 
 class NonFiniteError(TinygradError, ArithmeticError):
-    """A NaN or an infinity where training cannot go on."""
+    """A NaN or an infinity where training cannot go on.
+
+    Raised by `detect_anomaly` it has an attribute ``anomaly``, which holds the facts one by one.
+    """
+
+    anomaly: Any = None
 
 
 class GradcheckError(TinygradError, AssertionError):
     """A gradient that disagrees with finite differences."""
+
+
+class GraphGrowthWarning(UserWarning):
+    """The graph behind a recurrent state reaches far back, and keeps the memory of every step."""
 
 
 class CheckpointError(TinygradError, ValueError):

@@ -49,6 +49,16 @@ class Backend:
         """A copy of `array` as a NumPy array: on an accelerator this waits for the device."""
         raise NotImplementedError(f"the {self.name} backend does not say how to copy from it")
 
+    def owner(self, array: Array) -> Any:
+        """The object that owns the memory: the same one for an array and for all of its views."""
+        while hasattr(base := getattr(array, "base", None), "shape"):
+            array = base
+        return array
+
+    def read_only(self, array: Array) -> Array:
+        """`array` for looking at: where the library can, a view that refuses to be written to."""
+        return array
+
     def synchronize(self) -> None:
         """Wait until all work handed to the device is done (nothing to do on a CPU)."""
 

@@ -31,6 +31,11 @@ class NumpyBackend(Backend):
     def to_host(self, array: Array) -> np.ndarray:
         return np.array(array, order="C", copy=True)
 
+    def read_only(self, array: Array) -> Array:
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
     def scatter_add(self, target: Array, index: Any, values: Array) -> None:
         """As in the contract; rows picked by one integer array take a faster way.
 

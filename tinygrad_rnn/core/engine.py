@@ -28,13 +28,15 @@ from typing import Any
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.broadcast import unbroadcast
-from tinygrad_rnn.core.grad_mode import enable_grad
+from tinygrad_rnn.core.clock import writes, written
+from tinygrad_rnn.core.grad_mode import enable_grad, recording
 from tinygrad_rnn.core.tensor import Leaf, Tensor, wrap
 from tinygrad_rnn.errors import (
     DeviceError,
     DTypeError,
     GraphFreedError,
     NotDifferentiableError,
+    SavedArrayChangedError,
     ShapeError,
 )
 
@@ -128,6 +130,8 @@ def _sweep(
     floor = min(node.number for node in targets) if targets else 0
     order = _collect(roots, floor)
     wanted = None if targets is None else _leading_to(targets, order)
+    _check_saved(order, wanted)
+    watch = recording.watch
     arrived: dict[Any, Any] = {}  # node -> the sum of the gradients that have reached it so far
     owned: set[Any] = set()  # the nodes whose sum is an array of ours, safe to add to in place
     found: dict[Any, Any] = {}
@@ -141,6 +145,8 @@ def _sweep(
             g = carrier.mend(g)
         if node.hooks:
             g = _run_hooks(node, g, carrier)
+        if watch is not None:
+            watch.arrived(node, g)
         if (type(node) is Leaf) if targets is None else (node in targets):
             found[node] = carrier.own(g, already=node in owned)
         if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
@@ -152,6 +158,8 @@ def _sweep(
                 or passed.dtype is not parent.dtype
             ):
                 passed = _fit(passed, parent, node, carrier)
+            if watch is not None:
+                watch.passed(node, parent, g, passed)
             _arrive(parent, passed, arrived, owned, carrier)
         if not retain_graph:
             node.free()
@@ -163,21 +171,34 @@ def _collect(roots: Iterable[Any], floor: int) -> list[Any]:
 
     A node older than every target cannot lead to one, so the search need not go there.
     """
+    roots = set(roots)
     seen = set(roots)
     stack = list(seen)
     while stack:
         node = stack.pop()
         if node.parents is None:
-            raise GraphFreedError(
-                f"the graph behind {node.name!r} was freed by an earlier backward pass. If this is "
-                f"a recurrent state carried into the next window, cut it with state.detach(); if "
-                f"you do need a second pass, give the first one retain_graph=True"
-            )
+            raise GraphFreedError(_freed(node, first=node in roots))
         for parent in node.parents:
             if parent is not None and parent.number >= floor and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
     return sorted(seen, key=by_number, reverse=True)
+
+
+def _freed(node: Any, *, first: bool) -> str:
+    """The message for a graph that is gone: it depends on whether the sweep began there."""
+    seen = f"{node.name} of shape {node.shape} and dtype {node.dtype}"
+    if first:
+        return (
+            f"a second backward through {seen}: the first pass freed the graph. Run the forward "
+            f"pass again, or give the first one retain_graph=True. If this is a recurrent state, "
+            f"state.detach() goes on from its values"
+        )
+    return (
+        f"the graph behind {seen} was freed by an earlier backward pass, and this one needs it. If "
+        f"that is a recurrent state carried over from the window before, cut it with "
+        f"state.detach(); if a second pass is meant, give the first one retain_graph=True"
+    )
 
 
 def _leading_to(targets: set[Any], order: list[Any]) -> set[Any]:
@@ -187,6 +208,32 @@ def _leading_to(targets: set[Any], order: list[Any]) -> set[Any]:
         if node not in leading and any(p in leading for p in node.parents):
             leading.add(node)
     return leading
+
+
+def _check_saved(order: list[Any], wanted: set[Any] | None) -> None:
+    """Refuse to sweep where a rule would read an array that was written to since it was saved.
+
+    One comparison for the whole graph, unless something was written since its oldest node was made.
+    """
+    oldest = next((node.number for node in reversed(order) if type(node) is not Leaf), 0)
+    if writes.last < oldest:
+        return
+    for node in order:
+        if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
+            continue
+        for what, array in node.saved():
+            if written(array) > node.number:
+                raise SavedArrayChangedError(changed(node.name, what, array, "written to"))
+
+
+def changed(op: str, what: str, array: Array, how: str) -> str:
+    """The message for an array that is no longer what a rule saved."""
+    return (
+        f"{op}: {what}, of shape {array.shape} and dtype {array.dtype}, was {how} after the "
+        f"forward pass, and the gradient needs the old values. Call backward() before "
+        f"optimizer.step(), load_state_dict() or another write; after a write, run the forward "
+        f"pass again"
+    )
 
 
 def _arrive(
@@ -347,6 +394,8 @@ def _seed(tensor: Tensor, gradient: Any) -> Array:
 def _recorded_seed(tensor: Tensor, gradient: Any) -> Tensor:
     """The same for a sweep that records: a Tensor keeps its own place in the graph."""
     array = _seed(tensor, gradient)
-    if not isinstance(gradient, Tensor) or gradient._node is None:
+    if not isinstance(gradient, Tensor):
+        return wrap(array.copy(), None)  # the new graph saves it, and it may be the caller's own
+    if gradient._node is None:
         return wrap(array, None)
     return gradient if array is gradient._data else gradient.to(tensor.device).astype(array.dtype)

@@ -22,7 +22,7 @@ backward: nobody derives a second derivative by hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,14 @@ import numpy as np
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.grad_mode import recording
-from tinygrad_rnn.core.primitive import Node, coerce, complete, primitive, raise_explained
+from tinygrad_rnn.core.primitive import (
+    Node,
+    arrays_in,
+    coerce,
+    complete,
+    primitive,
+    raise_explained,
+)
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import NotDifferentiableError
 
@@ -47,7 +54,10 @@ identity.vjp(x=lambda g: g)
 class FusedNode(Node):
     """A fused op that was carried out: its inputs, and the cache its backward needs."""
 
-    __slots__ = ("cache", "options", "values")
+    # values: all inputs, for the specification.
+    # steps: how many time steps the graph behind goes back; set by recurrent layers only.
+    __slots__ = ("cache", "options", "steps", "values")
+    steps: int
     op: Fused  # type: ignore[assignment] # a Fused where Node has a Primitive
 
     def __init__(
@@ -112,6 +122,14 @@ class FusedNode(Node):
             for p, c, d in zip(targets, asked, found, strict=True)
         ]
 
+    def saved(self) -> Iterator[tuple[str, Array]]:
+        """The inputs, the options' arrays, and what the cache holds besides."""
+        for name, value in zip(self.op.inputs, self.values, strict=True):
+            yield from arrays_in(value, f"the input {name!r}")
+        for name, value in self.options.items():
+            yield from arrays_in(value, f"the {name}")
+        yield from arrays_in(self.cache, "its own result")
+
     def free(self) -> None:
         super().free()
         self.values, self.cache = [], None
@@ -120,8 +138,10 @@ class FusedNode(Node):
 class Fused:
     """An op with a hand-written forward and backward; made by the decorator `fused`."""
 
-    def __init__(self, spec: Callable[..., Any], forward: Callable[..., Any]) -> None:
-        self.spec, self.forward = spec, forward
+    def __init__(
+        self, spec: Callable[..., Any], forward: Callable[..., Any], gates: str = ""
+    ) -> None:
+        self.spec, self.forward, self.gates = spec, forward, gates
         self.hand_backward: Callable[..., Sequence[Any]] | None = None
         self.__name__ = forward.__name__.strip("_")
         self.__doc__ = forward.__doc__
@@ -158,7 +178,12 @@ class Fused:
                 plain = x is None or type(x) in backends.OPERAND_TYPES
                 values.append(x if plain else coerce(x, inputs, self.__name__))
                 parents.append(None)
-        keep = recording.enabled and any(p is not None for p in parents)
+        watch = recording.enabled
+        keep = bool(watch) and any(p is not None for p in parents)
+        if keep:  # as in Primitive: what is saved of plain arrays is a copy
+            for i, x in enumerate(inputs):
+                if not isinstance(x, Tensor) and type(values[i]) in backends.ARRAY_TYPES:
+                    values[i] = values[i].copy()
         try:
             out, cache = self.forward(*values, keep=keep, **options)
         except Exception as error:  # noqa: BLE001 - named and raised again
@@ -167,15 +192,20 @@ class Fused:
             out = np.asarray(out)  # as in Primitive: NumPy gives 0-d results as scalars
         if not is_tensor:
             return out
-        if keep:
-            return wrap(out, FusedNode(self, parents, values, cache, options, out))
-        return wrap(out, None)
+        if not keep:
+            return wrap(out, None)
+        node = FusedNode(self, parents, values, cache, options, out)
+        if watch is not True:
+            watch.made(node, values, out)
+        return wrap(out, node)
 
 
-def fused(*, spec: Callable[..., Any]) -> Callable[[Callable[..., Any]], Fused]:
+def fused(*, spec: Callable[..., Any], gates: str = "") -> Callable[[Callable[..., Any]], Fused]:
     """Decorator: ``forward(*arrays, keep, **options) -> (out, cache)`` becomes a fused op.
 
     Args:
         spec: the composition of plain ops it must equal, ``spec(*inputs, **options)``.
+        gates: the letters of the gates that stand side by side in the specification's
+            pre-activations, each as wide as the result; `detect_anomaly` names them.
     """
-    return lambda forward: Fused(spec, forward)
+    return lambda forward: Fused(spec, forward, gates)

@@ -1,7 +1,11 @@
-"""Whether operations are recorded: one switch per thread.
+"""Whether operations are recorded, and whether somebody watches: one switch per thread.
 
 Under `no_grad` an operation computes its result and leaves no node behind, so nothing is kept for
 a backward pass that will never come: that is how a model is sampled from, or evaluated.
+
+Under `detect_anomaly` (`core/anomaly.py`) every recorded operation is shown to a watcher. The
+watcher itself is the value of the switch then, so that looking whether to record is also looking
+whether to show: without a watcher nothing is paid.
 """
 
 from __future__ import annotations
@@ -9,33 +13,38 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Recording(threading.local):
-    enabled = True  # the value each new thread starts with
+    enabled: Any = True  # False, True, or the watcher: what each new thread starts with
+    watch: Any = None  # the watcher, in a `no_grad` block too
 
     def __init__(self) -> None:  # runs once in each thread
-        self.before: list[bool] = []  # what to go back to, innermost last
+        self.before: list[tuple[Any, Any]] = []  # what to go back to, innermost last
 
 
 recording = _Recording()
 
 
-class _GradMode:
+class GradMode:
     """Context manager and decorator that sets the switch and puts it back, whatever happens."""
 
-    enabled: bool
+    enabled: Any = True
 
     def __enter__(self) -> None:
-        recording.before.append(recording.enabled)
-        recording.enabled = self.enabled
+        recording.before.append((recording.enabled, recording.watch))
+        self.switch()
 
     def __exit__(self, *exc: object) -> None:
-        recording.enabled = recording.before.pop()
+        recording.enabled, recording.watch = recording.before.pop()
+
+    def switch(self) -> None:
+        """Set the switch."""
+        recording.enabled = self.enabled and (recording.watch or True)
 
     def __call__(self, function: F) -> F:
         if inspect.isgeneratorfunction(function):
@@ -47,7 +56,7 @@ class _GradMode:
                 send: Callable[[], Any] = lambda: next(generator)  # noqa: E731 - rebound below
                 while True:
                     try:
-                        with type(self)():
+                        with self:
                             value = send()
                     except StopIteration as stop:
                         return stop.value
@@ -64,19 +73,34 @@ class _GradMode:
 
         @functools.wraps(function)
         def switched(*args: Any, **kwargs: Any) -> Any:
-            with type(self)():
+            with self:
                 return function(*args, **kwargs)
 
         return switched  # type: ignore[return-value] # a wrapper with the same signature
 
 
-class no_grad(_GradMode):  # noqa: N801 - PyTorch's name
+class no_grad(GradMode):  # noqa: N801 - PyTorch's name
     """Within it (or in a function it decorates) nothing is recorded; this thread only."""
 
     enabled = False
 
 
-class enable_grad(_GradMode):  # noqa: N801 - PyTorch's name
+class enable_grad(GradMode):  # noqa: N801 - PyTorch's name
     """Record again inside a `no_grad` block; this thread only."""
 
     enabled = True
+
+
+def time_steps(T: int) -> Iterable[int]:
+    """``range(T)``, for a loop over time: under `detect_anomaly` a report then names the step."""
+    return range(T) if recording.watch is None else _counted(T, recording.watch)
+
+
+def _counted(T: int, watch: Any) -> Iterator[int]:
+    outer = watch.step
+    try:
+        for t in range(T):
+            watch.step = t
+            yield t
+    finally:
+        watch.step = outer

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -30,8 +30,9 @@ import numpy as np
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends import ARRAY_TYPES, OPERAND_TYPES
 from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.core.clock import next_number
 from tinygrad_rnn.core.grad_mode import recording
-from tinygrad_rnn.core.tensor import Tensor, next_number, wrap
+from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import DeviceError, DTypeError, ShapeError, TinygradError
 
 # ---- nodes ----
@@ -44,7 +45,10 @@ class Node:
     arguments are arrays, held because that rule asked for them, for no other reason.
     """
 
-    __slots__ = ("array_type", "dtype", "edges", "hooks", "number", "op", "parents", "shape")
+    # `trace` is where and when the node was made; only `detect_anomaly` ever sets it.
+    __slots__ = (
+        "array_type", "dtype", "edges", "hooks", "number", "op", "parents", "shape", "trace",
+    )  # fmt: skip
 
     def __init__(self, op: Primitive, parents: list[Any], edges: list[Any], out: Array) -> None:
         self.number = next_number()
@@ -86,17 +90,38 @@ class Node:
             if wanted is None or parent in wanted
         ]
 
+    def saved(self) -> Iterator[tuple[str, Array]]:
+        """What the rules are going to read, each array with what it is to the op."""
+        names = (*self.op.inputs, "its own result")  # a rule's place -1 is the result
+        for _, rule, args, options in self.edges:
+            for place, value in zip(rule.saves, args, strict=True):
+                yield from arrays_in(
+                    value, f"the input {names[place]!r}" if place >= 0 else names[-1]
+                )
+            for name, value in options.items():
+                yield from arrays_in(value, f"the {name}")
+
     def free(self) -> None:
         """Let go of the saved arrays and of the nodes before this one."""
         self.parents = None
         self.edges = []
 
 
+def arrays_in(value: Any, name: str) -> Iterator[tuple[str, Array]]:
+    """The arrays in a saved value or an option (an index is a tuple of slices and arrays)."""
+    if type(value) in ARRAY_TYPES:
+        yield name, value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from arrays_in(part, name)
+
+
 def _in_place_of(value: Any, node: Any) -> Any:
     """A saved array as a Tensor at its place in the graph; a plain number stays one."""
-    return value if type(value) in (float, int, bool) else wrap(value, node)
+    return value if type(value) in NUMBER_TYPES else wrap(value, node)
 
 
+NUMBER_TYPES = (float, int, bool)
 _NO_OPTIONS: dict[str, Any] = {}  # shared by all edges whose rule wants none; never written to
 
 
@@ -144,6 +169,7 @@ class Primitive:
                 f"parameter keyword-only to have an option"
             )
         self.rules: list[Rule | None] = [None] * len(self.inputs)
+        self.remembered: set[int] = set()  # the inputs that some rule saves
         self.each: Callable[..., Any] | None = None
 
     def vjp(self, **rules: Callable[..., Any]) -> None:
@@ -151,7 +177,8 @@ class Primitive:
         for name, function in rules.items():
             if name not in self.inputs:
                 raise TypeError(f"{self.__name__!r} has no input {name!r}, only {self.inputs}")
-            self.rules[self.inputs.index(name)] = Rule(function, self)
+            rule = self.rules[self.inputs.index(name)] = Rule(function, self)
+            self.remembered.update(rule.saves)
 
     def vjp_each(self, rule: Callable[..., Any]) -> None:
         """For an op of any number of inputs: ``rule(g, position, **options)`` serves them all."""
@@ -162,7 +189,7 @@ class Primitive:
             inputs = complete(self, inputs, options)
         values: list[Any] = []
         parents: list[Any] = []
-        is_tensor = is_recorded = False
+        is_tensor = is_recorded = is_raw = False
         for x in inputs:
             if isinstance(x, Tensor):
                 is_tensor = True
@@ -174,6 +201,8 @@ class Primitive:
             else:
                 values.append(x if type(x) in OPERAND_TYPES else coerce(x, inputs, self.__name__))
                 parents.append(None)
+                if type(x) not in NUMBER_TYPES:
+                    is_raw = True
         try:
             out = self.forward(*values, **options)
         except Exception as error:  # noqa: BLE001 - named, and raised again
@@ -182,9 +211,20 @@ class Primitive:
             out = np.asarray(out)  # NumPy gives 0-d results as scalars: the one place that mends it
         if not is_tensor:
             return out
-        if is_recorded and recording.enabled:
-            return wrap(out, self._record(values, parents, options, out))
+        if is_recorded and (watch := recording.enabled):
+            if is_raw:
+                self._own(inputs, values)
+            node = self._record(values, parents, options, out)
+            if watch is not True and node is not None:
+                watch.made(node, values, out)
+            return wrap(out, node)
         return wrap(out, None)
+
+    def _own(self, inputs: Sequence[Any], values: list[Any]) -> None:
+        """Save copies of plain arrays: whoever passed them may fill them anew before backward."""
+        for i in self.remembered:
+            if i >= 0 and not isinstance(inputs[i], Tensor) and type(values[i]) in ARRAY_TYPES:
+                values[i] = values[i].copy()
 
     def _record(
         self, values: list[Any], parents: list[Any], options: dict[str, Any], out: Array

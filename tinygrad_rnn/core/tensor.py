@@ -15,7 +15,6 @@ reference counting frees the whole graph at once, without the garbage collector.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +23,7 @@ import numpy as np
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.array import to_array
+from tinygrad_rnn.core.clock import next_number, stamp
 from tinygrad_rnn.errors import (
     DeviceError,
     DTypeError,
@@ -31,15 +31,11 @@ from tinygrad_rnn.errors import (
     ShapeError,
 )
 
-# Nodes are numbered as they are made. An operation is always younger than its inputs, so walking
-# from high numbers to low ones meets every node after all of its users: no sorting by structure.
-next_number = itertools.count().__next__  # one C call: safe between threads
-
 
 class Leaf:
     """The end of a graph: it collects the gradient of an array that a person made."""
 
-    __slots__ = ("array_type", "dtype", "grad", "hooks", "number", "shape", "version")
+    __slots__ = ("array_type", "dtype", "grad", "hooks", "number", "shape")
 
     parents: tuple[()] = ()
     name = "leaf"
@@ -49,7 +45,6 @@ class Leaf:
         self.array_type, self.shape, self.dtype = type(array), array.shape, array.dtype
         self.grad: Array | None = None
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
-        self.version = 0  # counts the writes that went through `Tensor.writable`
 
 
 class Tensor:
@@ -88,8 +83,13 @@ class Tensor:
 
     @property
     def data(self) -> Array:
-        """The plain array (of NumPy or CuPy). Shared, not copied: treat it as read-only."""
-        return self._data
+        """The plain array (of NumPy or CuPy), shared, not copied, and for reading only.
+
+        Graphs hold these arrays for their backward pass. NumPy enforces it: writing raises a
+        ValueError. CuPy cannot; there only `detect_anomaly` notices. To write into a leaf, use
+        `writable`.
+        """
+        return backends.of(self._data).read_only(self._data)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -226,15 +226,13 @@ class Tensor:
     def writable(self) -> Array:
         """The array of a leaf, for writing in place: the one door for optimizers and loaders.
 
-        Every call counts a version. Nothing reads the count yet: a write between the forward and
-        the backward pass of a graph that saved this array gives wrong gradients. Step after
-        backward, never before.
+        Every call is stamped (`core/clock.py`). A backward pass through a graph that was made
+        before and needs the old values raises `SavedArrayChangedError`. So write at once, and ask
+        again for the next write.
         """
         if not self.is_leaf:
             raise NotDifferentiableError("only a leaf may be written to; a result is immutable")
-        leaf = self._leaf
-        if leaf is not None:
-            leaf.version += 1
+        stamp(self._data)
         return self._data
 
     # ---- reading values: each of these waits for the device ----

@@ -55,7 +55,7 @@ def _reduce(loss: Any, reduction: str, op: str) -> Any:
 
 def _pair(prediction: Any, target: Any, op: str) -> tuple[Any, Any]:
     """Prediction and target of one shape; a target still on the host is brought along."""
-    like = prediction.data if isinstance(prediction, Tensor) else prediction
+    like = prediction._data if isinstance(prediction, Tensor) else prediction
     if like.dtype.kind != "f":
         raise DTypeError(f"{op}: needed a floating-point prediction, got {like.dtype}")
     if isinstance(target, Tensor):
@@ -142,7 +142,7 @@ def dropout(x: Any, p: float = 0.5, *, training: bool = True, rng: Rng = None) -
     check_probability(p)
     if not training or p == 0:
         return x
-    like = x.data if isinstance(x, Tensor) else x
+    like = x._data if isinstance(x, Tensor) else x
     if like.dtype.kind != "f":
         raise DTypeError(f"dropout: needed a floating-point tensor, got {like.dtype}")
     kept = generator(rng).random(x.shape, dtype=np.float32) >= p

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from tinygrad_rnn import backends
-from tinygrad_rnn.core.grad_mode import no_grad
+from tinygrad_rnn.core.grad_mode import no_grad, recording
 from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.errors import CheckpointError, DTypeError
 from tinygrad_rnn.ops.convert import to
@@ -41,7 +41,14 @@ class Module:
         raise TypeError(f"{type(self).__name__} has no forward method; a Module needs one")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return self.forward(*inputs, **options)
+        if recording.watch is None:
+            return self.forward(*inputs, **options)
+        running = recording.watch.modules  # `detect_anomaly` wants to know whose op it sees
+        running.append(self)
+        try:
+            return self.forward(*inputs, **options)
+        finally:
+            running.pop()
 
     # ---- walking ----
 
@@ -105,11 +112,11 @@ class Module:
                     f"cannot be trained; needed a floating-point one, such as tg.float32"
                 )
         for parameter, new in zip(parameters, moved, strict=True):
-            if new.data is not parameter.data:
+            if new._data is not parameter._data:
                 grad = None if parameter._leaf is None else parameter._leaf.grad
                 if grad is not None:
                     grad = to(Tensor(grad), dtype=new.dtype, device=new.device).data
-                parameter.rehouse(new.data, grad)
+                parameter.rehouse(new._data, grad)
         return self
 
     # ---- saving and loading ----
@@ -149,7 +156,7 @@ class Module:
                 f"the state does not fit this {type(self).__name__}: " + "; ".join(problems)
             )
         for parameter, array in arrays:  # all converted before the first is written
-            where = backends.of(parameter.data)
+            where = backends.of(parameter._data)
             parameter.writable()[...] = where.asarray(array, parameter.device)
 
     # ---- showing ----

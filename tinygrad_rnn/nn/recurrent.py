@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from tinygrad_rnn.backends import namespace
-from tinygrad_rnn.core.tensor import Tensor
+from tinygrad_rnn.core.fused import FusedNode
+from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import DTypeError, ShapeError
 from tinygrad_rnn.nn import functional, init
+from tinygrad_rnn.nn.growth import steps_behind
 from tinygrad_rnn.nn.layers import check_size, new_parameter
 from tinygrad_rnn.nn.module import Module
 from tinygrad_rnn.ops import lstm as lstm_op
@@ -93,7 +95,7 @@ class Recurrent(Module):
                 for k in range(self.blocks):
                     block = Tensor(np.zeros((H, H), dtype=parameter.dtype), device=parameter.device)
                     init.orthogonal_(block, rng=rng)
-                    parameter.writable()[k * H : (k + 1) * H] = block.data
+                    parameter.writable()[k * H : (k + 1) * H] = block._data
             else:
                 init.zeros_(parameter)
 
@@ -106,6 +108,8 @@ class Recurrent(Module):
     def _run(self, x: Any, ids: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         """All layers over (T, B, I): the output (T, B, D*H) and the last state of each kind."""
         ends: list[list[Any]] = [[] for _ in range(self.kinds)]
+        T = len(x if ids is None else ids)
+        behind = steps_behind(states, T, f"{type(self).__name__}({self.describe()})")
         for layer in range(self.num_layers):
             outputs = []
             for d, suffix in enumerate(self._suffixes(layer)):
@@ -113,6 +117,8 @@ class Recurrent(Module):
                 if d == 1:  # backwards in time
                     x, ids = (flip(x, 0), None) if ids is None else (x, flip(ids, 0))
                 trajectory = self._window(x, ids, [s[place] for s in states], suffix)
+                if isinstance(trajectory._node, FusedNode):
+                    trajectory._node.steps = behind + T
                 y = trajectory[0, 1:]  # (T, B, H)
                 outputs.append(flip(y, 0) if d == 1 else y)
                 for kind, end in enumerate(ends):
@@ -128,7 +134,7 @@ class Recurrent(Module):
         batch = (x if ids is None else ids).shape[1]
         shape = (self.num_layers * self.directions, batch, self.hidden_size)
         if states is None:
-            zero = namespace(x.data).zeros(shape, dtype=x.dtype)
+            zero = wrap(namespace(x._data).zeros(shape, dtype=x.dtype), None)
             states = [zero] * self.kinds
         else:
             if unbatched:

@@ -57,7 +57,7 @@ def to(x: Any, *args: Any, dtype: Any = None, device: str | None = None) -> Any:
     if device is not None:
         target = backends.get(device)
         here = x.device if isinstance(x, Tensor) else backends.of(x).device_of(x)
-        if ":" not in device and target is backends.of(x.data if isinstance(x, Tensor) else x):
+        if ":" not in device and target is backends.of(x._data if isinstance(x, Tensor) else x):
             device = here  # "cuda" means the device it is on already, if that is a GPU
         if device != here:
             x = _transfer(x, device=device, origin=here)

@@ -48,14 +48,14 @@ def ones(
 def zeros_like(x: Any, *, dtype: Any = None) -> Any:
     """Zeros in the shape, dtype and place of `x` (a Tensor or an array); a leaf of its own."""
     if isinstance(x, Tensor):
-        return wrap(zeros_like(x.data, dtype=dtype), None)
+        return wrap(zeros_like(x._data, dtype=dtype), None)
     return backends.namespace(x).zeros(x.shape, dtype=dtype or x.dtype)
 
 
 def ones_like(x: Any, *, dtype: Any = None) -> Any:
     """Ones in the shape, dtype and place of `x` (a Tensor or an array); a leaf of its own."""
     if isinstance(x, Tensor):
-        return wrap(ones_like(x.data, dtype=dtype), None)
+        return wrap(ones_like(x._data, dtype=dtype), None)
     return backends.namespace(x).ones(x.shape, dtype=dtype or x.dtype)
 
 

@@ -49,7 +49,7 @@ def getitem(x: Any, index: Any) -> Any:
     """``x[index]`` with ints, slices, None, Ellipsis, integer arrays, bool masks, or a tuple of
     these, as in NumPy. Basic indexing gives a view; the gradient scatters back.
     """
-    like = x.data if isinstance(x, Tensor) else x
+    like = x._data if isinstance(x, Tensor) else x
     if isinstance(index, tuple):
         settled: Any = tuple(_settle(part, like) for part in index)
     else:
@@ -65,7 +65,7 @@ def _settle(part: Any, like: Array) -> Any:
         return part
     if isinstance(part, np.integer):
         return int(part)
-    array = part.data if isinstance(part, Tensor) else part
+    array = part._data if isinstance(part, Tensor) else part
     if isinstance(array, list | tuple):
         array = np.asarray(array, dtype=np.int64 if len(array) == 0 else None)
     if type(array) not in backends.ARRAY_TYPES or array.dtype.kind not in "biu":
@@ -105,7 +105,7 @@ def as_index(ids: Any, like: Any, size: int, op: str, *, ignore: int | None = No
     Ids still on the host are checked there, which costs no waiting for a device; an id equal to
     `ignore` passes. Negative ids do not count from the end here: they are always a mistake.
     """
-    array = ids.data if isinstance(ids, Tensor) else ids
+    array = ids._data if isinstance(ids, Tensor) else ids
     if type(array) not in backends.ARRAY_TYPES:
         array = np.asarray(array)
     if array.dtype.kind not in "iu":
@@ -113,7 +113,7 @@ def as_index(ids: Any, like: Any, size: int, op: str, *, ignore: int | None = No
             raise DTypeError(f"{op}: ids are integers, got {array.dtype}; use .to(tg.int64)")
         array = array.astype(np.int64)
     counted = array if ignore is None else array[array != ignore]
-    like = like.data if isinstance(like, Tensor) else like
+    like = like._data if isinstance(like, Tensor) else like
     backend = backends.of(like)
     if type(array) is np.ndarray:
         if counted.size:
@@ -134,7 +134,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     if axis is None:
         return take(ravel(x), indices, 0)
     place = normalize_axis(axis, x.ndim, "take")
-    like = x.data if isinstance(x, Tensor) else x
+    like = x._data if isinstance(x, Tensor) else x
     numbers = _numbers(indices, like, "take")
     size = x.shape[place]
     if not isinstance(numbers, int) and type(numbers) is not np.ndarray:
@@ -151,7 +151,7 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
         axis: the axis that `indices` counts along.
     """
     place = normalize_axis(axis, x.ndim, "take_along_axis")
-    like = x.data if isinstance(x, Tensor) else x
+    like = x._data if isinstance(x, Tensor) else x
     numbers = _numbers(indices, like, "take_along_axis")
     if isinstance(numbers, int) or numbers.ndim != x.ndim:
         raise ShapeError(
@@ -176,7 +176,7 @@ def one_hot(ids: Any, num_classes: int, *, dtype: Any = np.float32) -> Tensor:
 
     No gradient flows to the ids. Raises IndexError for an id outside 0 .. num_classes - 1.
     """
-    like = ids.data if isinstance(ids, Tensor) else ids
+    like = ids._data if isinstance(ids, Tensor) else ids
     if type(like) not in backends.ARRAY_TYPES:
         like = np.asarray(like)
     numbers = as_index(like, like, num_classes, "one_hot")

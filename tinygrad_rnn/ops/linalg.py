@@ -148,7 +148,7 @@ def _diagonal(x: Any, term: list[str]) -> tuple[Any, list[str]]:
             if x.shape[first] != x.shape[second]:
                 raise ShapeError(f"einsum: letter {name!r} stands for two sizes in {x.shape}")
             rest = [i for i in range(x.ndim) if i not in (first, second)]
-            plain = x.data if isinstance(x, Tensor) else x
+            plain = x._data if isinstance(x, Tensor) else x
             numbers = namespace(plain).arange(x.shape[first])
             on_diagonal = permute_dims(x, (first, second, *rest))[(numbers, numbers)]
             return _diagonal(on_diagonal, [name, *(term[i] for i in rest)])

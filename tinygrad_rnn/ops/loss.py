@@ -29,7 +29,7 @@ def specification(
     logits: Any, targets: Any, *, ignore_index: int, reduction: str, label_smoothing: float
 ) -> Any:
     """The loss in plain ops: logits (..., V), targets (...) of class numbers."""
-    plain = targets.data if isinstance(targets, Tensor) else targets
+    plain = targets._data if isinstance(targets, Tensor) else targets
     counted = not_equal(plain, ignore_index)  # an array even where `plain` is 0-d
     log_p = log_softmax(logits, -1)
     picked = take_along_axis(log_p, expand_dims(where(counted, plain, 0), -1), -1)

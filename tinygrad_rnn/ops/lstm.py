@@ -27,6 +27,7 @@ from tinygrad_rnn import backends
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.fused import fused
+from tinygrad_rnn.core.grad_mode import time_steps
 from tinygrad_rnn.ops.elementwise import sigmoid, tanh
 from tinygrad_rnn.ops.indexing import take
 from tinygrad_rnn.ops.linalg import matmul
@@ -51,7 +52,7 @@ def specification(
     """
     x = x if ids is None else take(x, ids, 0)
     hs, cs = [h0], [c0]
-    for t in range(x.shape[0]):
+    for t in time_steps(x.shape[0]):
         z = matmul(x[t], matrix_transpose(w_ih)) + matmul(hs[-1], matrix_transpose(w_hh))
         if b_ih is not None:
             z = z + b_ih + b_hh
@@ -61,7 +62,7 @@ def specification(
     return stack([stack(hs), stack(cs)])
 
 
-@fused(spec=specification)
+@fused(spec=specification, gates="ifgo")
 def lstm(
     x: Array,
     h0: Array,

@@ -160,7 +160,7 @@ def _product_of_others(x: Any, axes: tuple[int, ...]) -> Any:
     sizes = moved.shape
     n = math.prod(sizes[len(stay) :])
     flat = reshape(moved, (*sizes[: len(stay)], 1, n))
-    plain = x.data if isinstance(x, Tensor) else x
+    plain = x._data if isinstance(x, Tensor) else x
     diagonal = namespace(plain).eye(n, dtype=bool)
     others = _prod(where(diagonal, 1, flat), axes=(flat.ndim - 1,), keepdims=False)
     order = tuple(sorted(range(x.ndim), key=(*stay, *axes).__getitem__))

@@ -25,6 +25,7 @@ from tinygrad_rnn import backends
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.fused import fused
+from tinygrad_rnn.core.grad_mode import time_steps
 from tinygrad_rnn.ops.elementwise import relu, tanh
 from tinygrad_rnn.ops.indexing import take
 from tinygrad_rnn.ops.linalg import matmul
@@ -58,7 +59,7 @@ def specification(
     x = x if ids is None else take(x, ids, 0)
     f = tanh if nonlinearity == "tanh" else relu
     states = [h0]
-    for t in range(x.shape[0]):
+    for t in time_steps(x.shape[0]):
         z = matmul(x[t], matrix_transpose(w_ih)) + matmul(states[-1], matrix_transpose(w_hh))
         if b_ih is not None:
             z = z + b_ih + b_hh

@@ -2,8 +2,10 @@
 
 pyplot keeps a list of open figures and chooses a window system for the whole program. A `Figure`
 made by hand is an object like any other: nothing is opened, and no setting of yours is touched.
+A graph is drawn as text, and that needs no library.
 """
 
 from tinygrad_rnn.viz.curves import plot_training
+from tinygrad_rnn.viz.graph import graph_lines, graph_text
 
-__all__ = ["plot_training"]
+__all__ = ["graph_lines", "graph_text", "plot_training"]

@@ -1,0 +1,74 @@
+"""A graph as text: one line per node, the newest first, which is the order of the backward sweep.
+
+    4  sum       ()      float32  from 3
+    3  multiply  (3,)    float32  from 2, 1     keeps the input 'a', the input 'b'
+    2  tanh      (3,)    float32  from 0        keeps its own result
+    1  leaf      (3,)    float32
+    0  leaf      (3,)    float32
+
+Read from the top it is what `backward` will do: hand the gradient of each line on to the lines
+named after "from". A number on several lines is a value that was used several times; its gradient
+is the sum.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from tinygrad_rnn.core.tensor import Tensor
+from tinygrad_rnn.errors import NotDifferentiableError
+
+
+def graph_lines(tensor: Tensor) -> Iterator[str]:
+    """The lines of `graph_text` one by one: a graph of a million nodes need not fit in one string.
+
+    Raises:
+        NotDifferentiableError: the tensor has no graph: it was not computed from one that requires
+            a gradient, or was detached.
+    """
+    if tensor._node is None:
+        raise NotDifferentiableError(
+            "graph_lines: this tensor has no graph; it was made under no_grad, detached, or "
+            "computed from tensors that require no gradient"
+        )
+    nodes = _behind(tensor._node)
+    number = {node: i for i, node in enumerate(nodes)}
+    for node in reversed(nodes):
+        yield _line(node, number)
+
+
+def graph_text(tensor: Tensor, *, limit: int | None = 1000) -> str:
+    """The graph behind a tensor as text, one line per node, the newest first.
+
+    Args:
+        tensor: a result of recorded operations.
+        limit: lines to show at most, None for all; a last line says how many are left.
+    """
+    lines = graph_lines(tensor)
+    shown = list(itertools.islice(lines, limit))
+    left = sum(1 for _ in lines)
+    return "\n".join([*shown, *([f"... and {left:,} older ones"] if left else [])])
+
+
+def _behind(root: Any) -> list[Any]:
+    """Every node behind `root`, the oldest first; without recursion, as in backward."""
+    seen, stack = {root}, [root]
+    while stack:
+        for parent in stack.pop().parents or ():
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return sorted(seen, key=lambda node: node.number)
+
+
+def _line(node: Any, number: dict[Any, int]) -> str:
+    text = f"{number[node]:>6}  {node.name:<14}  {node.shape!s:<16} {node.dtype!s:<8}"
+    if node.parents is None:
+        return f"{text} freed by a backward pass"
+    if node.parents:
+        text += " from " + ", ".join(str(number[p]) for p in node.parents if p is not None)
+        kept = dict.fromkeys(what for what, _ in node.saved())
+        text += f"   keeps {', '.join(kept)}" if kept else ""
+    return text.rstrip()
