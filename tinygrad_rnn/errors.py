@@ -16,6 +16,10 @@ class ShapeError(TinygradError, ValueError):
     """Shapes that do not fit the operation; the message names the op and both shapes."""
 
 
+class IndexOutOfRangeError(TinygradError, IndexError):
+    """An index, id or class number that does not exist; the message names the op and the range."""
+
+
 class DTypeError(TinygradError, TypeError):
     """A data type the operation cannot work with (say, a gradient for integers)."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn.errors import DeviceError
+from tinygrad_rnn.errors import DeviceError, IndexOutOfRangeError
 
 Array = Any  # an array of whichever library the backend wraps
 Namespace = Any  # the module (or module-like object) with that library's functions
@@ -193,7 +193,7 @@ def check_range(low: int, high: int, size: int, op: str, *, lowest: int = 0) -> 
     """Raise the one IndexError for an index out of range."""
     if low < lowest or high >= size:
         wrong = low if low < lowest else high
-        raise IndexError(
+        raise IndexOutOfRangeError(
             f"{op}: index {wrong} is out of range; needed {lowest} <= index < {size}. "
             f"Check the vocabulary (or number of classes) against the ids."
         )

@@ -191,8 +191,8 @@ def _freed(node: Any, *, first: bool) -> str:
     if first:
         return (
             f"a second backward through {seen}: the first pass freed the graph. Run the forward "
-            f"pass again, or give the first one retain_graph=True. If this is a recurrent state, "
-            f"state.detach() goes on from its values"
+            f"pass again; if this is a recurrent state, go on from its values with state.detach(). "
+            f"If a second pass is meant, give the first one retain_graph=True"
         )
     return (
         f"the graph behind {seen} was freed by an earlier backward pass, and this one needs it. If "
@@ -367,6 +367,10 @@ def _root(tensor: Any, what: str) -> Any:
     return tensor._node
 
 
+def _name(tensor: Tensor) -> str:
+    return f"the result of {tensor._node.name!r}" if not tensor.is_leaf else "a leaf"
+
+
 def _seed(tensor: Tensor, gradient: Any) -> Array:
     """The gradient a sweep starts with, in the tensor's own shape, dtype and place."""
     data = tensor._data
@@ -374,8 +378,9 @@ def _seed(tensor: Tensor, gradient: Any) -> Array:
     if gradient is None:
         if data.size != 1:
             raise ShapeError(
-                f"backward from a tensor of shape {data.shape} needs a `gradient` of that shape; "
-                f"only one-element tensors have an obvious one. Did you mean .sum() or .mean()?"
+                f"backward from {_name(tensor)} of shape {data.shape} and dtype {data.dtype} needs "
+                f"a `gradient` of that shape; only one-element tensors have an obvious one. Did "
+                f"you mean .sum() or .mean()?"
             )
         return backend.xp.ones_like(data)
     if isinstance(gradient, Tensor) and gradient.device != tensor.device:
@@ -387,7 +392,10 @@ def _seed(tensor: Tensor, gradient: Any) -> Array:
     if type(given) is not type(data):
         given = Tensor(given, device=tensor.device)._data
     if given.shape != data.shape:
-        raise ShapeError(f"the gradient has shape {given.shape}, the tensor {data.shape}")
+        raise ShapeError(
+            f"backward from {_name(tensor)}: the gradient has shape {given.shape}, the tensor "
+            f"{data.shape}; needed d(loss)/d(tensor), one number for each of its elements"
+        )
     return given if given.dtype == data.dtype else given.astype(data.dtype)
 
 

@@ -30,14 +30,8 @@ import numpy as np
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.grad_mode import recording
-from tinygrad_rnn.core.primitive import (
-    Node,
-    arrays_in,
-    coerce,
-    complete,
-    primitive,
-    raise_explained,
-)
+from tinygrad_rnn.core.operands import arrays_in, coerce, complete, raise_explained
+from tinygrad_rnn.core.primitive import Node, primitive
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import NotDifferentiableError
 

@@ -22,18 +22,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn import backends
 from tinygrad_rnn.backends import ARRAY_TYPES, OPERAND_TYPES
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.clock import next_number
 from tinygrad_rnn.core.grad_mode import recording
+from tinygrad_rnn.core.operands import NUMBER_TYPES, arrays_in, coerce, complete, raise_explained
 from tinygrad_rnn.core.tensor import Tensor, wrap
-from tinygrad_rnn.errors import DeviceError, DTypeError, ShapeError, TinygradError
+from tinygrad_rnn.errors import DTypeError
 
 # ---- nodes ----
 
@@ -107,21 +107,11 @@ class Node:
         self.edges = []
 
 
-def arrays_in(value: Any, name: str) -> Iterator[tuple[str, Array]]:
-    """The arrays in a saved value or an option (an index is a tuple of slices and arrays)."""
-    if type(value) in ARRAY_TYPES:
-        yield name, value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from arrays_in(part, name)
-
-
 def _in_place_of(value: Any, node: Any) -> Any:
     """A saved array as a Tensor at its place in the graph; a plain number stays one."""
     return value if type(value) in NUMBER_TYPES else wrap(value, node)
 
 
-NUMBER_TYPES = (float, int, bool)
 _NO_OPTIONS: dict[str, Any] = {}  # shared by all edges whose rule wants none; never written to
 
 
@@ -277,55 +267,3 @@ def primitive(forward: Callable[..., Any]) -> Primitive:
     decorator works just as well outside this package.
     """
     return Primitive(forward)
-
-
-# ---- what an op accepts besides Tensors ----
-
-
-def complete(op: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
-    """All inputs of `op` in order, where some were given by name; these leave `options`."""
-    if getattr(op, "variadic", False):
-        return inputs
-    missing = op.inputs[len(inputs) :]
-    if len(inputs) > len(op.inputs) or any(name not in options for name in missing):
-        raise TypeError(f"{op.__name__} takes the inputs {op.inputs}, got {len(inputs)} of them")
-    return (*inputs, *(options.pop(name) for name in missing))
-
-
-def coerce(x: Any, inputs: Iterable[Any], op: str) -> Any:
-    """Make an unusual operand usual, or refuse it."""
-    if isinstance(x, np.generic) and x.dtype.kind in "biuf":
-        # A NumPy scalar would turn float32 into float64; beside a Tensor it means the number.
-        return x.item() if any(isinstance(i, Tensor) for i in inputs) else np.asarray(x)
-    if isinstance(x, np.ma.MaskedArray):
-        raise DTypeError(f"{op}: a masked array would lose its mask; use .filled() or tg.where")
-    if isinstance(x, np.ndarray):
-        return np.asarray(x)  # a matrix, say, whose * is a matrix product
-    if isinstance(x, list | tuple):
-        return Tensor(x)._data
-    try:
-        backends.of(x)  # a subclass of a known array type, or the first CuPy array
-    except DTypeError:
-        raise DTypeError(
-            f"{op}: cannot work with an operand of type {type(x).__name__}; needed a Tensor, an "
-            f"array or a number"
-        ) from None
-    return x
-
-
-def raise_explained(error: Exception, op: str, values: Sequence[Any]) -> NoReturn:
-    """Raise what a failed forward means: typed where the cause is known, else with a note."""
-    if isinstance(error, TinygradError):
-        raise error
-    arrays = [v for v in values if type(v) in ARRAY_TYPES]
-    places = list(dict.fromkeys(backends.of(a).device_of(a) for a in arrays))
-    if len(places) > 1:
-        raise DeviceError(
-            f"{op}: operands are on different devices ({' and '.join(places)}); "
-            f"move one of them with .to({places[0]!r})"
-        ) from error
-    seen = ", ".join(f"{v.shape} {v.dtype}" if type(v) in ARRAY_TYPES else repr(v) for v in values)
-    if isinstance(error, ValueError):
-        raise ShapeError(f"{op}: {error}; operands: {seen}") from error
-    error.add_note(f"in {op}, with operands: {seen}")
-    raise error

@@ -17,7 +17,7 @@ from tinygrad_rnn.ops.arithmetic import not_equal, where
 from tinygrad_rnn.ops.convert import astype
 from tinygrad_rnn.ops.elementwise import abs as absolute
 from tinygrad_rnn.ops.elementwise import gelu, relu, sigmoid, softplus, square, tanh
-from tinygrad_rnn.ops.indexing import as_index, one_hot, take_along_axis
+from tinygrad_rnn.ops.indexing import along_axis, as_index, one_hot
 from tinygrad_rnn.ops.loss import softmax_cross_entropy as cross_entropy
 from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.reduce import log_softmax, mean, softmax
@@ -124,7 +124,8 @@ def nll_loss(
         )
     counted = not_equal(numbers, ignore_index)
     index = expand_dims(where(counted, numbers, 0), -1)
-    loss = where(counted, -squeeze(take_along_axis(log_probabilities, index, -1), -1), 0)
+    picked = along_axis(log_probabilities, index, log_probabilities.ndim - 1)
+    loss = where(counted, -squeeze(picked, -1), 0)
     if reduction == "mean":
         xp = backends.namespace(numbers)
         return total(loss) / xp.maximum(xp.sum(counted), 1).astype(loss.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from tinygrad_rnn.errors import DTypeError, ShapeError
 from tinygrad_rnn.nn import functional, init
 from tinygrad_rnn.nn.module import Module, Parameter
-from tinygrad_rnn.ops.indexing import as_index, take
+from tinygrad_rnn.ops.indexing import as_index, rows
 from tinygrad_rnn.ops.linalg import matmul
 from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.shape import matrix_transpose
@@ -103,7 +103,7 @@ class Embedding(Module):
         init.normal_(self.weight, rng=rng)
 
     def forward(self, ids: Any) -> Any:
-        return take(self.weight, as_index(ids, self.weight, self.weight.shape[0], "Embedding"), 0)
+        return rows(self.weight, as_index(ids, self.weight, self.weight.shape[0], "Embedding"))
 
     def describe(self) -> str:
         return ", ".join(map(str, self.weight.shape))

@@ -29,7 +29,7 @@ from tinygrad_rnn.nn.layers import check_size, new_parameter
 from tinygrad_rnn.nn.module import Module
 from tinygrad_rnn.ops import lstm as lstm_op
 from tinygrad_rnn.ops import rnn as rnn_op
-from tinygrad_rnn.ops.indexing import as_index, take
+from tinygrad_rnn.ops.indexing import as_index, rows
 from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.shape import concat, expand_dims, flip, squeeze, stack, swapaxes
 
@@ -109,7 +109,7 @@ class Recurrent(Module):
         """All layers over (T, B, I): the output (T, B, D*H) and the last state of each kind."""
         ends: list[list[Any]] = [[] for _ in range(self.kinds)]
         T = len(x if ids is None else ids)
-        behind = steps_behind(states, T, f"{type(self).__name__}({self.describe()})")
+        behind = steps_behind(states, T, self._name)
         for layer in range(self.num_layers):
             outputs = []
             for d, suffix in enumerate(self._suffixes(layer)):
@@ -159,7 +159,7 @@ class Recurrent(Module):
         Projecting a table instead of its rows pays while it is small: its gradient is a product
         over V columns, that of the rows three over I. Beyond V = 2 I the rows are made after all.
         """
-        name = f"{type(self).__name__}({self.input_size}, {self.hidden_size})"
+        name = self._name
         if table.ndim != 2 or table.shape[1] != self.input_size:
             raise ShapeError(f"{name}: needed a table (V, {self.input_size}), got {table.shape}")
         if table.dtype != self._dtype():
@@ -171,8 +171,12 @@ class Recurrent(Module):
         unbatched = ids.ndim == 1
         ids = ids[:, None] if unbatched else ids.T if self.batch_first else ids
         if table.shape[0] > 2 * self.input_size:
-            return take(table, ids, 0), None, unbatched
+            return rows(table, ids), None, unbatched
         return table, ids, unbatched
+
+    @property
+    def _name(self) -> str:
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size})"
 
     def _dtype(self) -> Any:
         return next(self.parameters()).dtype
@@ -181,7 +185,7 @@ class Recurrent(Module):
         return next(self.parameters()).device
 
     def _check_input(self, x: Tensor) -> None:
-        name = f"{type(self).__name__}({self.input_size}, {self.hidden_size})"
+        name = self._name
         layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             raise ShapeError(
@@ -198,14 +202,15 @@ class Recurrent(Module):
         for kind, s in zip("hc", states, strict=False):
             if getattr(s, "shape", None) != shape:
                 wanted = (shape[0], shape[2]) if unbatched else shape
+                seen = f"has shape {s.shape}" if hasattr(s, "shape") else f"is a {type(s).__name__}"
                 raise ShapeError(
-                    f"{type(self).__name__}: state {kind} has shape {getattr(s, 'shape', None)}, "
-                    f"needed (layers * directions, B, H) = {wanted}, whatever batch_first says; "
+                    f"{self._name}: state {kind} {seen}, needed "
+                    f"(layers * directions, B, H) = {wanted}, whatever batch_first says; "
                     f"did the batch size change, or the state come from another layer?"
                 )
             if s.dtype != self._dtype():
                 raise DTypeError(
-                    f"{type(self).__name__}: state {kind} is {s.dtype} and the weights are "
+                    f"{self._name}: state {kind} is {s.dtype} and the weights are "
                     f"{self._dtype()}; convert one with .to()"
                 )
 

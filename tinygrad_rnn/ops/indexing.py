@@ -7,6 +7,7 @@ an embedding lives on.
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import numpy as np
@@ -51,14 +52,38 @@ def getitem(x: Any, index: Any) -> Any:
     """
     like = x._data if isinstance(x, Tensor) else x
     if isinstance(index, tuple):
-        settled: Any = tuple(_settle(part, like) for part in index)
+        sizes = _sizes(index, x.shape)
+        settled: Any = tuple(_settle(part, like, n) for part, n in zip(index, sizes, strict=True))
     else:
-        settled = _settle(index, like)
+        settled = _settle(index, like, x.shape[0] if x.shape else 0)
     return _getitem(x, index=settled, shape=x.shape)
 
 
-def _settle(part: Any, like: Array) -> Any:
-    """One part of an index: Python's own as they are, arrays on the side of `like`."""
+def _sizes(index: tuple[Any, ...], shape: tuple[int, ...]) -> list[int]:
+    """For each part of an index, the size of the (first) dimension that it picks from."""
+    used = [_dimensions(part) for part in index]
+    sizes, axis = [], 0
+    for part, n in zip(index, used, strict=True):
+        sizes.append(shape[axis] if n and axis < len(shape) else 0)
+        axis += len(shape) - builtins.sum(used) if part is Ellipsis else n
+    return sizes
+
+
+def _dimensions(part: Any) -> int:
+    """How many dimensions a part of an index uses up: as many as a mask has, else one."""
+    if part is None or part is Ellipsis or isinstance(part, bool):
+        return 0
+    if isinstance(part, list):
+        part = np.asarray(part)
+    return int(part.ndim) if getattr(part, "dtype", None) == np.bool_ else 1
+
+
+def _settle(part: Any, like: Array, size: int, op: str = "getitem") -> Any:
+    """One part of an index: Python's own as they are, arrays on the side of `like`.
+
+    NumPy refuses a number that is out of range. Other libraries wrap it around, in silence, so for
+    them it is checked here: on the host, which costs no waiting, if that is where it comes from.
+    """
     if part is None or part is Ellipsis or isinstance(part, int | slice):
         if isinstance(part, bool):
             return backends.of(like).xp.asarray(part)
@@ -71,19 +96,21 @@ def _settle(part: Any, like: Array) -> Any:
     if type(array) not in backends.ARRAY_TYPES or array.dtype.kind not in "biu":
         seen = getattr(array, "dtype", type(array).__name__)
         raise DTypeError(f"indexing: an index is made of integers, bools and slices, got {seen}")
+    if type(like) is not np.ndarray and array.dtype.kind in "iu":
+        backends.of(array).check_index(array, size, op, lowest=-size)
     if type(array) is np.ndarray and type(like) is not np.ndarray:
         backend = backends.of(like)
         return backend.asarray(array, backend.device_of(like))
-    _check_place(array, like, "indexing")
+    _check_place(array, like, op)
     # A copy of the caller's own array: one that is filled anew before the backward pass, as a data
     # loader's buffer is, would send the gradient to other rows.
     return array if array is not part or isinstance(part, Tensor) else array.copy()
 
 
-def _numbers(indices: Any, like: Array, op: str) -> Any:
+def _numbers(indices: Any, like: Array, size: int, op: str) -> Any:
     """Integers and nothing else: a bool array would be read as a mask, a slice as a slice."""
     if not isinstance(indices, slice) and indices is not None and indices is not Ellipsis:
-        numbers = _settle(indices, like)
+        numbers = _settle(indices, like, size, op)
         if isinstance(numbers, int) or numbers.dtype.kind in "iu":
             return numbers
     raise DTypeError(f"{op}: indices are integers, got {indices!r:.60}; use x[...] for the rest")
@@ -135,11 +162,13 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
         return take(ravel(x), indices, 0)
     place = normalize_axis(axis, x.ndim, "take")
     like = x._data if isinstance(x, Tensor) else x
-    numbers = _numbers(indices, like, "take")
-    size = x.shape[place]
-    if not isinstance(numbers, int) and type(numbers) is not np.ndarray:
-        backends.of(like).check_index(numbers, size, "take", lowest=-size)
+    numbers = _numbers(indices, like, x.shape[place], "take")
     return _getitem(x, index=(*(slice(None),) * place, numbers), shape=x.shape)
+
+
+def rows(table: Any, ids: Array) -> Any:
+    """Rows of a table (V, ...) by ids that `as_index` has checked: what an embedding is."""
+    return _getitem(table, index=(ids,), shape=table.shape)
 
 
 def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
@@ -152,17 +181,18 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     """
     place = normalize_axis(axis, x.ndim, "take_along_axis")
     like = x._data if isinstance(x, Tensor) else x
-    numbers = _numbers(indices, like, "take_along_axis")
+    numbers = _numbers(indices, like, x.shape[place], "take_along_axis")
     if isinstance(numbers, int) or numbers.ndim != x.ndim:
         raise ShapeError(
             f"take_along_axis: indices of shape {getattr(numbers, 'shape', ())} need as many "
             f"dimensions as the tensor of shape {x.shape}"
         )
-    if type(numbers) is not np.ndarray:
-        backends.of(like).check_index(
-            numbers, x.shape[place], "take_along_axis", lowest=-x.shape[place]
-        )
-    xp = namespace(like)
+    return along_axis(x, numbers, place)
+
+
+def along_axis(x: Any, numbers: Array, place: int) -> Any:
+    """`take_along_axis` for numbers that are known to be in range."""
+    xp = namespace(numbers)
     index: list[Any] = []
     for i, size in enumerate(x.shape):
         shape = [1] * x.ndim

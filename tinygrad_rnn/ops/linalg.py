@@ -51,7 +51,8 @@ def matmul(a: Any, b: Any) -> Any:
     if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise ShapeError(
             f"matmul: the last dimension of {a.shape} has to equal the "
-            f"{'last but one' if b.ndim > 1 else 'only'} dimension of {b.shape}"
+            f"{'last but one' if b.ndim > 1 else 'only'} dimension of {b.shape} (dtypes {a.dtype}, "
+            f"{b.dtype}). Is one of them to be transposed, by .T or .mT?"
         )
     if b.ndim == 1:
         return squeeze(matmul(a, expand_dims(b, 1)), -1)

@@ -19,7 +19,7 @@ from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.errors import DTypeError, ShapeError
 from tinygrad_rnn.ops.arithmetic import not_equal, where
 from tinygrad_rnn.ops.convert import astype
-from tinygrad_rnn.ops.indexing import as_index, take_along_axis
+from tinygrad_rnn.ops.indexing import along_axis, as_index
 from tinygrad_rnn.ops.reduce import log_softmax, mean
 from tinygrad_rnn.ops.reduce import sum as total
 from tinygrad_rnn.ops.shape import expand_dims, squeeze
@@ -32,7 +32,7 @@ def specification(
     plain = targets._data if isinstance(targets, Tensor) else targets
     counted = not_equal(plain, ignore_index)  # an array even where `plain` is 0-d
     log_p = log_softmax(logits, -1)
-    picked = take_along_axis(log_p, expand_dims(where(counted, plain, 0), -1), -1)
+    picked = along_axis(log_p, expand_dims(where(counted, plain, 0), -1), log_p.ndim - 1)
     loss = -squeeze(picked, -1)
     if label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * mean(log_p, -1)

@@ -252,7 +252,10 @@ def concat(tensors: Sequence[Any], axis: int | None = 0) -> Any:
     ends, total = [], 0
     for part in parts:
         if part.ndim != parts[0].ndim:
-            raise ShapeError(f"concat: shapes {parts[0].shape} and {part.shape} differ in length")
+            raise ShapeError(
+                f"concat: shapes {parts[0].shape} and {part.shape} differ in their number of "
+                f"dimensions; use tg.expand_dims, or tg.stack for a new axis"
+            )
         total += part.shape[place]
         ends.append(total)
     return _concat(*parts, axis=place, ends=tuple(ends))
@@ -263,7 +266,10 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
     parts = list(tensors)
     shapes = {p.shape for p in parts}
     if len(shapes) != 1:
-        raise ShapeError(f"stack: needed tensors of one shape, got {sorted(shapes)}")
+        raise ShapeError(
+            f"stack: needed tensors of one shape, got {sorted(shapes)}; tg.concat joins along an "
+            f"axis that differs"
+        )
     return concat([expand_dims(p, axis) for p in parts], axis)
 
 
