@@ -1,7 +1,8 @@
 """What the ops compute: NumPy's values everywhere, and the agreed ones at the special points.
 
-`tests/test_gradients.py` checks the rules where functions are smooth. Here stand the forward
-values, and the points where a derivative is a matter of agreement: ties, kinks, infinities.
+`tests/test_gradients.py` checks the rules where functions are smooth, `tests/test_catalogue.py` the
+points where a derivative is a matter of agreement: ties, kinks, infinities. Here stand the forward
+values, and what is special to single ops.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def test_shape_ops(backend, a, data):
     axes, axis = tuple(draw(st.permutations(range(a.ndim)))), domains.one_axis(draw, s)
     roll, pad = domains._rolled(draw, s), domains._padded(draw, s)
     n, k = draw(st.integers(0, 3)), draw(st.integers(-3, 3))
-    some = draw(domains.axes_of(a.ndim))
+    some = draw(domains.axes(a.ndim))
     wide = domains._broadcasted(draw, s)["shape"]
     x = backend.tensor(a)
     for seen, wanted in [
@@ -217,44 +218,7 @@ def test_one_hot(backend):
     assert_close(backend, tg.one_hot(ids.data, 3), tg.one_hot(ids, 3).cpu().numpy())
 
 
-# ---- ties and kinks: PyTorch's choices ----
-
-
-def test_ties_of_max_share_equally(backend):
-    a = np.array([[1.0, 3.0, 3.0], [3.0, 0.0, -1.0]])
-    for f, b in ((tg.max, a), (tg.min, -a)):
-        np.testing.assert_allclose(
-            gradient(backend, f, b)[1], np.array([[0, 1, 1], [1, 0, 0]]) / 3, rtol=1e-15
-        )
-        out, g = gradient(backend, lambda x: f(x, 1), b, weight=[2, 6])  # noqa: B023 - called now
-        np.testing.assert_array_equal(g, [[0, 1, 1], [6, 0, 0]])
-        assert out.shape == (2,)
-
-
-@given(hnp.arrays(np.float64, domains.shapes(min_side=1), elements=st.integers(-1, 1).map(float)))
-def test_the_shares_of_max_add_up_to_one(backend, a):
-    for f, total in ((tg.max, 1), (tg.min, 1), (lambda x: tg.norm(x - 9, INF), -1)):
-        assert gradient(backend, f, a)[1].sum() == pytest.approx(total, abs=1e-12)
-
-
-def test_maximum_halves_at_a_tie(backend):
-    for f in (tg.maximum, tg.minimum):
-        _, ga, gb = gradient(backend, f, np.array([1.0, 2.0]), np.array([1.0, 2.0]))
-        np.testing.assert_array_equal([ga, gb], 0.5)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_kinks(backend, dtype):
-    zero = np.zeros(3, dtype)
-    for f, wanted in [
-        (tg.relu, 0), (tg.abs, 0), (tg.sign, 0), (tg.norm, 0), (lambda x: tg.norm(x, 1), 0),
-        (lambda x: tg.clip(x, 0, 1), 1), (lambda x: tg.clip(x, -1, 0), 1), (tg.std, 0),
-        (lambda x: tg.clip(x, tg.zeros_like(x)), 1), (lambda x: x**0, 0), (lambda x: x**1, 1),
-        (lambda x: x**2, 0), (lambda x: tg.norm(x, 2, ()), 0),
-    ]:  # fmt: skip
-        out, g = gradient(backend, f, zero)
-        np.testing.assert_array_equal(g, wanted)
-        assert out.dtype == g.dtype == dtype
+# ---- corners of the definition (ties, kinks and zeros: `tests/test_catalogue.py`) ----
 
 
 def test_clip_beyond_the_edges(backend):
@@ -263,21 +227,6 @@ def test_clip_beyond_the_edges(backend):
     x, low = np.array([-2.0, 0.0]), np.array([-1.0, -1.0])
     _, gx, glow = gradient(backend, lambda x, low: tg.clip(x, low), x, low)
     np.testing.assert_array_equal([gx, glow], [[0, 1], [1, 0]])
-
-
-def test_std_and_norm_of_equal_elements_are_flat_not_nan(backend):
-    for f in (tg.std, lambda x: tg.std(x, 0, keepdims=True), lambda x: tg.norm(x - x)):
-        out, g = gradient(backend, f, np.full((3, 2), 2.5))
-        np.testing.assert_array_equal(out, 0)
-        np.testing.assert_array_equal(g, 0)
-
-
-@pytest.mark.filterwarnings("ignore:divide by zero")
-def test_infinite_slopes(backend):
-    for f, value in [(tg.sqrt, 0), (tg.log, -INF), (lambda x: x**0.5, 0)]:
-        out, g = gradient(backend, f, np.zeros(2))
-        np.testing.assert_array_equal(out, value)
-        np.testing.assert_array_equal(g, INF)
 
 
 def test_power_at_zero(backend):
@@ -291,80 +240,7 @@ def test_power_at_zero(backend):
     np.testing.assert_array_equal(g, 0)
 
 
-# ---- where, logsumexp, softmax: infinities stay where they are ----
-
-
-@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
-def test_where_keeps_out_what_was_not_chosen(backend):
-    bad = np.array([NAN, INF, 1.0])
-    x = np.array([1.0, 2.0, 3.0])
-    chosen = backend.array(np.array([False, False, True]))
-    out, gb, gx = gradient(backend, lambda b, x: tg.where(chosen, b, x), bad, x)
-    np.testing.assert_array_equal(out, [1, 2, 1])
-    np.testing.assert_array_equal([gb, gx], [[0, 0, 1], [1, 1, 0]])
-    # The double-where idiom: make the argument safe first, then choose.
-    a = np.array([0.0, 4.0])
-    safe = lambda x: tg.where(x > 0, tg.sqrt(tg.where(x > 0, x, 1)), 0)  # noqa: E731
-    np.testing.assert_array_equal(gradient(backend, safe, a)[1], [0, 0.25])
-
-
-@pytest.mark.parametrize("axis", [None, 1, (0, 1), -1])
-def test_logsumexp_of_nothing(backend, axis):
-    """log(0) is -inf, and its gradient 0: a row that is masked out entirely changes nothing."""
-    a = np.full((2, 3), -INF)
-    out, g = gradient(backend, lambda x: tg.logsumexp(x, axis), a)
-    np.testing.assert_array_equal(out, np.full(out.shape, -INF))
-    np.testing.assert_array_equal(g, 0)
-    a[0, 0] = 1.0
-    a[1, 1] = 1.0
-    out, g = gradient(backend, lambda x: tg.logsumexp(x, axis), a)
-    assert np.isfinite(out).all()
-    np.testing.assert_allclose(g.sum(), out.size)
-
-
-EXTREMES = [
-    [1e4, -1e4, 0],
-    [1e38, -1e38, 0],
-    [-1e38, -1e38, -1e38],
-    [3e38, 3e38, 0],
-    [-1e4, 0, 1e4],
-]
-
-
-def test_softmax_of_extreme_logits(backend):
-    a = np.array(EXTREMES, np.float32)
-    w = np.array([1.0, 2.0, -3.0], np.float32)
-    for f in (tg.softmax, tg.log_softmax, lambda x: tg.logsumexp(x, -1, keepdims=True)):
-        out, g = gradient(backend, f, a, weight=w[: f(backend.tensor(a)).shape[-1]])
-        assert out.dtype == g.dtype == np.float32
-        assert np.isfinite(out).all()
-        assert np.isfinite(g).all()
-    out, g = gradient(backend, tg.softmax, a, weight=w)
-    np.testing.assert_allclose(out.sum(-1), 1, rtol=1e-6)
-    np.testing.assert_allclose(g.sum(-1), 0, atol=1e-6)
-    out, _ = gradient(backend, lambda x: tg.sigmoid(x) + 0 * tg.tanh(x), a)
-    assert ((out >= 0) & (out <= 1)).all()
-    assert np.isfinite(gradient(backend, tg.softplus, a)[1]).all()
-
-
 # ---- softmax cross entropy ----
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_of_extreme_logits(backend, reduction, smoothing):
-    logits = np.array(EXTREMES[:3], np.float32)
-    loss, g = gradient(
-        backend,
-        lambda x: softmax_cross_entropy(
-            x, np.array([1, 2, 0]), reduction=reduction, label_smoothing=smoothing
-        ),
-        logits,
-    )
-    assert loss.dtype == g.dtype == np.float32
-    assert np.isfinite(loss).all()
-    assert np.isfinite(g).all()
-    np.testing.assert_allclose(g.sum(-1), 0, atol=1e-6)
 
 
 @given(case=domains._cross_entropy())
@@ -401,30 +277,6 @@ def test_cross_entropy_refuses_logits_that_are_no_real_numbers(backend, dtype):
         softmax_cross_entropy(logits, np.array([0]))
 
 
-def test_all_targets_ignored(backend):
-    """No target, no loss and no gradient: never NaN into the parameters."""
-    for reduction in ("mean", "sum", "none"):
-        for ids in ([-100, -100], []):
-            logits = np.ones((len(ids), 3))
-            targets = np.array(ids, np.int64)
-            f = lambda x: softmax_cross_entropy(x, targets, reduction=reduction)  # noqa: B023, E731
-            loss, g = gradient(backend, f, logits)
-            np.testing.assert_array_equal(loss, 0)
-            np.testing.assert_array_equal(g, np.zeros_like(logits))
-
-
-@pytest.mark.parametrize("wrong", [3, -1, -4, 100])
-@pytest.mark.parametrize("where_", ["host", "device"])
-def test_targets_out_of_range(backend, wrong, where_):
-    """CuPy would wrap around and train on the wrong class in silence."""
-    logits = backend.tensor(np.zeros((2, 3)))
-    ids = np.array([0, wrong])
-    targets = ids if where_ == "host" else backend.tensor(ids)
-    with pytest.raises(IndexError, match=rf"cross_entropy: index {wrong} is out of range.*< 3"):
-        softmax_cross_entropy(logits, targets)
-    softmax_cross_entropy(logits, targets, ignore_index=wrong)
-
-
 def test_cross_entropy_refuses(backend):
     logits = backend.tensor(np.zeros((2, 3)))
     for targets, options, error in [
@@ -440,67 +292,7 @@ def test_cross_entropy_refuses(backend):
         softmax_cross_entropy(backend.tensor(np.zeros((2, 0))), np.array([0, 0]))
 
 
-# ---- indexing backward ----
-
-
-def test_a_repeated_index_counts_every_time(backend):
-    a = np.array([1.0, 2.0])
-    for f in (
-        lambda x: x[[0, 0]],
-        lambda x: x[np.array([0, -2])],
-        lambda x: tg.take(x, np.array([0, 0])),
-        lambda x: tg.take_along_axis(x, np.array([0, 0])),
-        lambda x: x[backend.tensor(np.array([[0], [0]]))],
-    ):
-        np.testing.assert_array_equal(gradient(backend, f, a)[1], [2, 0])
-
-
-@given(
-    ids=hnp.arrays(np.int64, domains.shapes(0, 2), elements=st.integers(-4, 3)),
-    seed=st.integers(0, 99),
-)
-def test_embedding_equals_a_product_with_one_hot_rows(backend, ids, seed):
-    """Picking rows and multiplying by one-hot rows: the same values, the same gradient."""
-    rng = np.random.default_rng(seed)
-    table, weight = rng.integers(-4, 4, (4, 3)) / 2.0, rng.integers(-4, 4, (*ids.shape, 3)) / 2.0
-    rows = np.eye(4)[ids]
-    picked = gradient(backend, lambda t: tg.take(t, ids, 0), table, weight=weight)
-    dense = gradient(
-        backend,
-        lambda t: backend.tensor(rows.reshape(-1, 4)) @ t,
-        table,
-        weight=weight.reshape(-1, 3),
-    )
-    np.testing.assert_array_equal(picked[0].reshape(-1, 3), dense[0])
-    np.testing.assert_array_equal(picked[1], dense[1])
-
-
-# ---- shapes of gradients: before broadcasting can hide a mistake ----
-
-
-@given(case=domains.reduction(None), data=st.data())
-def test_reduction_rules_give_full_shapes(backend, case, data):
-    """The raw rule of `sum` (not what the engine makes of it) has the input's shape."""
-    (a,) = case.arrays
-    x = backend.tensor(a, requires_grad=True)
-    for f in (tg.sum, tg.norm, tg.prod):
-        out = f(x, **case.options)
-        ((_, g),) = out._node.gradients(backend.array(np.ones(out.shape)), None)
-        assert g.shape == a.shape
-
-
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (0, 3), (3, 0), (1, 1), (2, 0, 3)])
-def test_small_shapes(backend, shape):
-    """Sizes 0 and 1 and no dimensions: the gradient has the data's shape, always."""
-    a = np.full(shape, 0.5)
-    for f in (
-        tg.tanh, tg.sum, lambda x: x + x, lambda x: x * np.float32(2), tg.ravel, lambda x: x[...],
-        lambda x: x[None], lambda x: tg.where(x > 0, x, 0), lambda x: x.T, tg.cumsum, tg.prod,
-        lambda x: tg.concat([x, x], None), lambda x: tg.stack([x, x]), tg.norm, tg.flip,
-        lambda x: x + tg.ones((2, *[1] * len(shape)), device=backend.device, dtype=np.float64),
-    ):  # fmt: skip
-        _, g = gradient(backend, f, a)
-        assert g.shape == shape
+# ---- single cases ----
 
 
 def test_means_of_nothing_are_nan(backend):

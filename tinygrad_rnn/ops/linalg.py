@@ -142,7 +142,7 @@ def _parse(subscripts: str, tensors: list[Any]) -> tuple[list[list[str]], list[s
 
 def _diagonal(x: Any, term: list[str]) -> tuple[Any, list[str]]:
     """Reduce a letter that one operand repeats to the diagonal of its axes."""
-    for name in set(term):
+    for name in dict.fromkeys(term):  # in order: that of a set is another in every process
         if term.count(name) > 1:
             first = term.index(name)
             second = term.index(name, first + 1)

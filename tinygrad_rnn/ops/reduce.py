@@ -208,9 +208,15 @@ def _logsumexp(x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
 
 
 def _softmax_weights(x: Any, out: Any, axes: tuple[int, ...]) -> Any:
-    """exp(x - logsumexp(x)), and 0 where all elements were -inf."""
+    """softmax(x), and 0 where all elements were -inf.
+
+    exp(x - logsumexp(x)) alone will not do: beside x = 1e8, log(3) is lost to rounding, and three
+    equal elements would get 1 each. What is lost is the same for all; dividing by the sum mends it.
+    """
     total = reshape(out, _kept(x.shape, axes))
-    return exp(x - where(equal(total, -math.inf), 0, total))
+    weights = exp(x - where(equal(total, -math.inf), 0, total))
+    whole = sum(weights, axes, keepdims=True)
+    return weights / where(equal(whole, 0), 1, whole)
 
 
 _logsumexp.vjp(
