@@ -1,12 +1,8 @@
 """Where each op is differentiable: the one table the gradient tests walk over.
 
 An entry names an op and draws `Case`s: inputs in float64 and the options of a call through the
-public function. Two habits keep differences meaningful and failures readable:
-
-* Elements come from grids such as ..., -3/16, -1/16, 1/16, 3/16, ... A kink at 0 lies between two
-  grid points, and two inputs that must not tie come from two grids that never meet: a distance of
-  at least 1/32, thousands of times the step of the differences. Nothing is filtered out.
-* Grid points are exact in float32, print short, and shrink towards 0.
+public function. The numbers come from the grids of `tinygrad_rnn/testing/strategies.py`, which keep
+away from kinks and ties.
 
 `tests/test_gradients.py` fails for an op of the package that no entry covers.
 """
@@ -14,8 +10,7 @@ public function. Two habits keep differences meaningful and failures readable:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
@@ -26,6 +21,16 @@ from tinygrad_rnn.ops import arithmetic, convert, elementwise, indexing, linalg,
 from tinygrad_rnn.ops import loss as loss_ops
 from tinygrad_rnn.ops import lstm as lstm_ops
 from tinygrad_rnn.ops import rnn as rnn_ops
+from tinygrad_rnn.testing import (
+    Case,
+    arrays,
+    axes,
+    broadcastable,
+    broadcastable_shapes,
+    indices,
+    shapes,
+)
+from tinygrad_rnn.testing.strategies import MANY, NONZERO, POSITIVE, REAL, WITH_ZERO, grid
 
 A = arithmetic
 # Results are bools or integers: there is nothing to differentiate.
@@ -33,18 +38,6 @@ NOT_DIFFERENTIABLE = {
     A.equal, A.not_equal, A.less, A.less_equal, A.greater, A.greater_equal,
     A.logical_and, A.logical_or, A.logical_not, reduce._argmax, reduce._argmin,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call: differentiable inputs, and the rest."""
-
-    arrays: tuple[np.ndarray, ...]
-    function: Callable[..., tg.Tensor]
-    options: dict = field(default_factory=dict)
-
-    def op(self, *tensors) -> tg.Tensor:
-        return self.function(*tensors, **self.options)
 
 
 @dataclass(frozen=True)
@@ -63,38 +56,8 @@ def entry(name: str, cases: st.SearchStrategy[Case], *covers) -> None:
     ENTRIES[name] = Entry(cases, covers)
 
 
-# ---- numbers, shapes, axes ----
-
-
-def grid(low: float, high: float, *, offset: float = 1 / 16) -> st.SearchStrategy[float]:
-    """Multiples of 1/8, shifted by `offset`."""
-    return st.integers(math.ceil(low * 8), math.floor(high * 8)).map(lambda k: k / 8 + offset)
-
-
-REAL = grid(-3, 3)  # never 0
-WITH_ZERO = grid(-3, 3, offset=0)
-POSITIVE = grid(0.5, 3)
-NONZERO = st.builds(lambda x, sign: x * sign, POSITIVE, st.sampled_from([1, -1]))
-MANY = grid(-6, 6)  # enough for arrays without ties
-
-
-def shapes(min_dims: int = 0, max_dims: int = 3, min_side: int = 0):
-    return hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=3)
-
-
 def filled(shape_, values=REAL, *, unique: bool = False):
-    return hnp.arrays(np.float64, shape_, elements=values, fill=st.nothing(), unique=unique)
-
-
-@st.composite
-def axes_of(draw, ndim: int, *, several: bool = True):
-    """None, one axis or several, counted from either end."""
-    if ndim == 0 or draw(st.booleans()):
-        return None
-    one = st.integers(-ndim, ndim - 1)
-    if not several or draw(st.booleans()):
-        return draw(one)
-    return tuple(draw(st.lists(one, unique_by=lambda a: a % ndim, max_size=ndim)))
+    return arrays(values, shape_, unique=unique)
 
 
 # ---- families ----
@@ -106,16 +69,9 @@ def unary(function, values=REAL, *, min_dims: int = 0, **options):
     )
 
 
-@st.composite
-def broadcast(draw, function, *values):
+def broadcast(function, *values):
     """As many inputs as `values`, whose shapes broadcast against each other."""
-    found = draw(
-        hnp.mutually_broadcastable_shapes(
-            num_shapes=len(values), max_dims=3, min_side=0, max_side=3
-        )
-    )
-    arrays = tuple(draw(filled(s, v)) for s, v in zip(found.input_shapes, values, strict=True))
-    return Case(arrays, function)
+    return broadcastable(*values).map(lambda drawn: Case(drawn, function))
 
 
 @st.composite
@@ -123,7 +79,7 @@ def reduction(draw, function, values=REAL, *, unique=False, min_side=0, **option
     """Over no axis, one, several or all; `options` are strategies."""
     a = draw(filled(draw(shapes(min_side=min_side)), values, unique=unique))
     drawn = {name: draw(strategy) for name, strategy in options.items()}
-    drawn |= {"axis": draw(axes_of(a.ndim)), "keepdims": draw(st.booleans())}
+    drawn |= {"axis": draw(axes(a.ndim)), "keepdims": draw(st.booleans())}
     return Case((a,), function, drawn)
 
 
@@ -173,10 +129,7 @@ entry("a * a", unary(lambda x: x * x), A.multiply)
 
 @st.composite
 def _where(draw):
-    found = draw(
-        hnp.mutually_broadcastable_shapes(num_shapes=3, min_side=0, max_side=3, max_dims=3)
-    )
-    first, second, third = found.input_shapes
+    first, second, third = draw(broadcastable_shapes(3))
     condition = draw(hnp.arrays(bool, first))
     call = lambda a, b, condition: tg.where(tg.tensor(condition, device=a.device), a, b)  # noqa: E731
     return Case((draw(filled(second)), draw(filled(third))), call, {"condition": condition})
@@ -203,7 +156,7 @@ for _ord in (1, math.inf, -math.inf, 3, 0.5):
     entry(f"norm, ord {_ord}", _cases)
 entry(
     "cumsum",
-    shaped(tg.cumsum, lambda draw, s: {"axis": draw(axes_of(len(s), several=False))}),
+    shaped(tg.cumsum, lambda draw, s: {"axis": draw(axes(len(s), several=False))}),
     reduce._cumsum,
 )
 for _op, _primitive in [(tg.softmax, reduce._softmax), (tg.log_softmax, reduce._log_softmax)]:
@@ -225,7 +178,7 @@ def _broadcasted(draw, s):
 
 
 def _rolled(draw, s):
-    axis = draw(axes_of(len(s)))
+    axis = draw(axes(len(s)))
     count = len(axis) if isinstance(axis, tuple) else 1
     shifts = tuple(draw(st.integers(-4, 4)) for _ in range(count))
     return {"shift": shifts if isinstance(axis, tuple) else shifts[0], "axis": axis}
@@ -255,7 +208,7 @@ entry(
     shape._permute_dims,
 )
 entry("broadcast_to", shaped(tg.broadcast_to, _broadcasted), shape._broadcast_to)
-entry("flip", shaped(tg.flip, lambda draw, s: {"axis": draw(axes_of(len(s)))}), shape._flip)
+entry("flip", shaped(tg.flip, lambda draw, s: {"axis": draw(axes(len(s)))}), shape._flip)
 entry("roll", shaped(tg.roll, _rolled), shape._roll)
 entry("tril", shaped(tg.tril, _diagonal, min_dims=2), shape._tril)
 entry("triu", shaped(tg.triu, _diagonal, min_dims=2), shape._triu)
@@ -329,33 +282,15 @@ entry("a tensor twice in concat", unary(lambda x: tg.concat([x, x], 0), min_dims
 
 
 @st.composite
-def indices_into(draw, s: tuple[int, ...]):
-    """An index of any form that NumPy has."""
-    forms = [hnp.basic_indices(s, allow_newaxis=True, allow_ellipsis=True), hnp.arrays(bool, s)]
-    if s and all(s):
-        small = hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=3)
-        rows = hnp.arrays(np.int64, small, elements=st.integers(-s[0], s[0] - 1))
-        forms += [
-            hnp.integer_array_indices(s, result_shape=small),
-            rows,
-            st.tuples(rows),
-            rows.map(lambda r: (r, None, ...)),
-            hnp.arrays(bool, s[:1]),
-            st.tuples(st.just(...), st.lists(st.integers(-s[-1], s[-1] - 1), max_size=3)),
-        ]
-    return draw(st.one_of(forms))
-
-
-@st.composite
 def _getitem(draw):
     a = draw(filled(draw(shapes())))
-    return Case((a,), lambda x, index: x[index], {"index": draw(indices_into(a.shape))})
+    return Case((a,), lambda x, index: x[index], {"index": draw(indices(a.shape))})
 
 
 @st.composite
 def _take(draw):
     a = draw(filled(draw(shapes(1, min_side=1))))
-    axis = draw(axes_of(a.ndim, several=False))
+    axis = draw(axes(a.ndim, several=False))
     size = a.size if axis is None else a.shape[axis]
     ids = draw(hnp.arrays(np.int64, shapes(0, 2), elements=st.integers(-size, size - 1)))
     return Case((a,), tg.take, {"indices": ids, "axis": axis})

@@ -66,6 +66,15 @@ def test_char_lm_is_deterministic(tmp_path):
     assert first == second != third
 
 
+def test_own_op_is_checked_and_learns():
+    printed = example("own_op.py", "--updates", "200")
+    assert "agree" in printed
+    assert "swish and two_layers have all" in printed
+    errors = [float(e) for e in re.findall(r"error is (\d+\.\d+)", printed)]
+    assert len(errors) == 3
+    assert errors[-1] < 0.01 < errors[0]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 def test_examples_stay_short(path):
     assert len(path.read_text().splitlines()) < 150

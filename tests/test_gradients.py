@@ -8,16 +8,12 @@ import pkgutil
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tests import checking, domains
 from tinygrad_rnn import ops
 from tinygrad_rnn.core.fused import Fused
 from tinygrad_rnn.core.primitive import Primitive
-
-SEEDS = st.integers(0, 2**32 - 1)
-LAYOUTS = st.sampled_from([*checking.LAYOUTS])
 
 
 def all_ops() -> dict[int, Primitive | Fused]:
@@ -67,19 +63,13 @@ def test_entries_reach_what_they_claim(name):
         assert op in reached, f"no case of {name!r} records {op.__name__}"
 
 
-# ---- the property ----
+# ---- the properties ----
 
 
 @pytest.mark.parametrize("name", domains.ENTRIES)
 def test_gradient(backend, name):
-    """All that `tests/checking.py` demands, on every case the table draws."""
-
-    @given(case=domains.ENTRIES[name].cases, seed=SEEDS, layout=LAYOUTS)
-    def holds(case, seed, layout):
-        rng = np.random.default_rng(seed)
-        checking.check_all(backend, case.op, case.arrays, rng, layout)
-
-    holds()
+    """All of `tg.testing.PROPERTIES`, at first and second order, on what the table draws."""
+    tg.testing.check_cases(name, domains.ENTRIES[name].cases, devices=[backend.device])
 
 
 # ---- the checker itself: rules that are wrong on purpose ----
@@ -114,70 +104,75 @@ def wrong_at_order_two(g, x):
     return 3 * g * cut(x) * x
 
 
+# The rule, and the property that is to notice: the first, in the order of `PROPERTIES`, that can.
 WRONG = {
-    "sign": lambda g, x: -3 * g * x * x,
-    "factor": lambda g, x: 2 * g * x * x,
-    "a little": lambda g, x: 3.0001 * g * x * x,
-    "missing factor": lambda g, x: 3 * g * x,
-    "constant": lambda g: g,
-    "ignores g": lambda g, x: 3 * x * x + 0 * g,
-    "one element": lambda g, x: 3 * g * x * x * tg.astype(tg.not_equal(x, tg.max(x)), x.dtype),
-    "order two: saved input cut off": wrong_at_order_two,
-    "order two: g cut off": lambda g, x: 3 * cut(g) * x * x,
-    "not zero for zero": lambda g, x: 3 * g * x * x + 1e-12,
-    "NaN": lambda g, x: 3 * g * x * x + (x - x) * np.inf,
-    "writes into g": overwrites_g,
-    "writes into a saved array": overwrites_saved,
-    "drifts to float64": lambda g, x: 3 * g * x * x * tg.ones_like(x, dtype=np.float64),
-    "a Tensor among arrays": lambda g, x: 3 * g * x * x * tg.tensor(1.0),
+    "sign": (lambda g, x: -3 * g * x * x, "first order"),
+    "factor": (lambda g, x: 2 * g * x * x, "first order"),
+    "a little": (lambda g, x: 3.0001 * g * x * x, "first order"),
+    "missing factor": (lambda g, x: 3 * g * x, "first order"),
+    "constant": (lambda g: g, "first order"),
+    "ignores g": (lambda g, x: 3 * x * x + 0 * g, "first order"),
+    "not linear": (lambda g, x: g * tg.abs(g) * x * x, "first order"),
+    "one element": (
+        lambda g, x: 3 * g * x * x * tg.astype(tg.not_equal(x, tg.max(x)), x.dtype),
+        "first order",
+    ),
+    "order two: saved input cut off": (wrong_at_order_two, "second order"),
+    "order two: g cut off": (lambda g, x: 3 * cut(g) * x * x, "second order"),
+    "not zero for zero": (lambda g, x: 3 * g * x * x + 1e-13, "zero in, zero out"),
+    "NaN": (lambda g, x: 3 * g * x * x + (x - x) * np.inf, "first order"),
+    "writes into g": (overwrites_g, "no memory is shared"),
+    "writes into a saved array": (overwrites_saved, "the vjp is linear"),
+    "drifts to float64": (
+        lambda g, x: 3 * g * x * x * tg.ones_like(x, dtype=np.float64),
+        "float32: DTypeError",
+    ),
+    "a Tensor among arrays": (lambda g, x: 3 * g * x * x * tg.tensor(1.0), "D.*Error"),
 }
 
 
-@pytest.fixture
-def point():
-    return (np.linspace(0.5, 2.0, 6).reshape(2, 3),)
+def check(op, *domains, backend):
+    """What a person outside the package calls."""
+    tg.testing.check_op(op, *domains, devices=[backend.device], max_examples=10)
 
 
 @pytest.mark.parametrize("fault", WRONG)
 @pytest.mark.filterwarnings("ignore:invalid value")  # the rule that gives NaN
-def test_wrong_rules_are_rejected(backend, point, fault):
-    with pytest.raises((AssertionError, tg.TinygradError)):
-        checking.check_all(
-            backend, planted(WRONG[fault]), point, np.random.default_rng(0), "fortran"
-        )
+def test_wrong_rules_are_rejected(backend, fault):
+    rule, noticed = WRONG[fault]
+    with pytest.raises(tg.GradcheckError, match=rf"<lambda>, on {backend.device}: .*{noticed}"):
+        check(planted(rule), "positive", backend=backend)
 
 
-def test_the_right_rule_passes(backend, point):
-    right = planted(lambda g, x: 3 * g * x * x)
-    for layout in checking.LAYOUTS:
-        checking.check_all(backend, right, point, np.random.default_rng(0), layout)
+def test_the_right_rule_passes(backend):
+    check(planted(lambda g, x: 3 * g * x * x), "positive", backend=backend)
 
 
-def test_a_missing_rule_is_rejected(backend, point):
+def test_a_missing_rule_is_rejected(backend):
     """An input without a rule passes no gradient on, in silence: the differences notice."""
     op = tg.primitive(lambda a, b: a * b)
     op.vjp(a=lambda g, b: g * b)
-    with pytest.raises(AssertionError, match="first order"):
-        checking.check_all(backend, op, point * 2, np.random.default_rng(0), "fortran")
+    with pytest.raises(tg.GradcheckError, match=r"first order: .* for input 1 alone 0 against"):
+        check(op, "real", "real", backend=backend)
 
 
 @pytest.mark.parametrize("fault", [f for f in WRONG if f.startswith("order two")])
-def test_second_order_faults_pass_at_first_order(backend, point, fault):
+def test_second_order_faults_pass_at_first_order(backend, fault):
     """These are planted well: only the second derivative shows them."""
-    op, rng = planted(WRONG[fault]), np.random.default_rng(0)
-    checking.check_first_order(backend, op, point, rng)
-    with pytest.raises(AssertionError, match="second order"):
-        checking.check_second_order(backend, op, point, rng)
+    op = planted(WRONG[fault][0])
+    tg.testing.check_op(op, "positive", order=1, devices=[backend.device], max_examples=10)
+    with pytest.raises(tg.GradcheckError, match="second order: the rules give"):
+        check(op, "positive", backend=backend)
 
 
-def test_rules_that_return_shared_memory_are_made_safe(backend, point):
+def test_rules_that_return_shared_memory_are_made_safe(backend):
     """A rule may return `g` itself: the engine, not the rule, sees to it that leaves own theirs."""
     op = tg.primitive(lambda a, b: a + b)
     op.vjp(a=lambda g: g, b=lambda g: g)
-    checking.check_all(backend, op, point * 2, np.random.default_rng(0), "reversed")
+    check(op, "real", "real", backend=backend)
 
 
-def test_wrong_backward_of_a_fused_op_is_rejected(backend, point):
+def test_wrong_backward_of_a_fused_op_is_rejected(backend):
     @tg.fused(spec=lambda x: x * x * x)
     def cube(x, *, keep):
         return x * x * x, x
@@ -187,20 +182,16 @@ def test_wrong_backward_of_a_fused_op_is_rejected(backend, point):
         return (3 * g * cache * cache if factor else -g,)
 
     factor = True
-    checking.check_all(backend, cube, point, np.random.default_rng(0), "fortran")
+    check(cube, "positive", backend=backend)
     factor = False
-    with pytest.raises(AssertionError, match="first order"):
-        checking.check_all(backend, cube, point, np.random.default_rng(0), "fortran")
+    with pytest.raises(tg.GradcheckError, match=r"cube, on \w+: first order"):
+        check(cube, "positive", backend=backend)
 
 
-def test_wrong_specification_of_a_fused_op_is_rejected(backend, point):
-    """The specification is the rule of double backward, and there it is found out."""
-
-    @tg.fused(spec=lambda x: x * x)
-    def cube(x, *, keep):
-        return x * x * x, x
-
-    cube.backward(lambda g, cache, _: (3 * g * cache * cache,))
-    checking.check_first_order(backend, cube, point, np.random.default_rng(0))
-    with pytest.raises(AssertionError, match="second order"):
-        checking.check_all(backend, cube, point, np.random.default_rng(0), "fortran")
+def test_wrong_specification_of_a_fused_op_is_rejected(backend):
+    """A constant that the derivatives do not see, and one that only the second derivative sees."""
+    for spec in (lambda x: x * x * x + 1, lambda x: x * x):
+        cube = tg.fused(spec=spec)(lambda x, *, keep: (x * x * x, x if keep else None))
+        cube.backward(lambda g, cache, _: (3 * g * cache * cache,))
+        with pytest.raises(tg.GradcheckError, match="against its specification"):
+            check(cube, "positive", backend=backend)
