@@ -54,7 +54,12 @@ class NonFiniteError(TinygradError, ArithmeticError):
 
 
 class GradcheckError(TinygradError, AssertionError):
-    """A gradient that disagrees with finite differences."""
+    """A gradient that disagrees with finite differences.
+
+    Where a comparison was made, its attribute ``report`` has the details (`GradcheckReport`).
+    """
+
+    report: Any = None
 
 
 class GraphGrowthWarning(UserWarning):

@@ -9,74 +9,53 @@ so for every u and v the numbers ``(J^T u) . v`` and ``u . (J v)`` must agree. T
 
 - **elements**: u and v run through the unit vectors, and every entry of J is compared;
 - **directions**: for large inputs, a few random u and v. A wrong rule would have to be orthogonal
-  to all of them to go unseen, which has probability zero; it is only harder to say *where* it is
-  wrong. Every entry of v is +1 or -1: in a direction of length 1 the derivative of, say, a mean
-  over a million numbers would be so small that a rule wrong by 1 % passed as rounding.
+  to all of them to go unseen, which has probability zero. Every entry of v is +1 or -1: in a
+  direction of length 1 the derivative of, say, a mean over a million numbers would be so small that
+  a rule wrong by 1 % passed as rounding. Where a direction disagrees, v is halved again and again
+  to find the element to blame.
 
 The step h = 6e-6 is about the cube root of the rounding error of float64, where the error of the
-formula (growing with h^2) and of rounding (growing with 1/h) are about equal, near 1e-11. In
-float32 the best h leaves errors of 1e-5 or worse, which proves nothing: hence float64 only. Where n
-numbers move at once their effects add up, and h is divided by n^(1/8): measured on recurrent layers
-with half a million weights (h too large) and on sums of a million squares (too small), that leaves
-right rules a tenth of the tolerance or less.
+formula (growing with h^2) and of rounding (growing with 1/h) are about equal, near 1e-11. Right
+rules stay below a tenth of the tolerance.
+
+Differences see a rule that is wrong by a millionth. Where every op of f is an analytic function,
+the *complex step* (`_gradcheck_complex.py`) sees one that is wrong by a billionth. Where f has a
+kink, neither is a derivative: `_gradcheck_numeric.py` tells that from a wrong rule.
 
 Order 2 checks, in the same way, the function that maps (x, u) to ``J^T u``, as recorded by
-``create_graph=True``.
+``create_graph=True``, and that it is the function that a plain backward pass computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tinygrad_rnn import backends
-from tinygrad_rnn.core.engine import grad
-from tinygrad_rnn.core.grad_mode import enable_grad
+from tinygrad_rnn._gradcheck_compare import Check
+from tinygrad_rnn._gradcheck_inputs import (
+    Host,
+    Inputs,
+    Problem,
+    gradients,
+    host,
+    lent,
+    prepare,
+    refuse_narrow,
+    vjp,
+)
+from tinygrad_rnn._gradcheck_report import Comparison, GradcheckReport
+from tinygrad_rnn.core.primitive import Primitive
 from tinygrad_rnn.core.tensor import Tensor
-from tinygrad_rnn.errors import DataError, DTypeError, GradcheckError
+from tinygrad_rnn.errors import DataError, GradcheckError
 from tinygrad_rnn.ops.random import Rng, generator
 
 __all__ = ["GradcheckReport", "gradcheck"]
 
-Host = NDArray[Any]
-ELEMENTS = 64  # up to this many inputs and outputs, every entry of the Jacobian is compared
-DIRECTIONS = 5  # beyond, this many random ones are
-
-
-@dataclass(frozen=True)
-class GradcheckReport:
-    """What a check found; ``print(report)`` says it in words.
-
-    Attributes:
-        passed: whether every comparison was within its tolerance.
-        order: 1, or 2 for derivatives of the gradient.
-        compared: how many pairs of numbers were compared.
-        error: |analytic - numeric| of the worst pair, the one nearest to its tolerance or beyond.
-        tolerance: what was tolerated there, ``atol + rtol * max(|analytic|, |numeric|)``.
-        place: which pair it was: an input and an index in it, and an output; or a direction.
-        analytic, numeric: the two numbers there: from the backward pass, and from differences.
-    """
-
-    passed: bool
-    order: int
-    compared: int
-    error: float
-    tolerance: float
-    place: str
-    analytic: float
-    numeric: float
-
-    def __str__(self) -> str:
-        verdict = "agree" if self.passed else "DISAGREE"
-        return (
-            f"gradcheck, order {self.order}: {self.compared} comparisons {verdict}. Worst: "
-            f"{self.place}: analytic {self.analytic:.12g}, numeric {self.numeric:.12g}, "
-            f"difference {self.error:.2e} of {self.tolerance:.2e} tolerated"
-        )
+SINGLE = 1e-4  # what float32 may be off, relative to the largest element of a gradient
+RECORDED = 1e-9  # and what the gradient that create_graph records may be off: rounding in float64
 
 
 def gradcheck(
@@ -88,118 +67,74 @@ def gradcheck(
     atol: float = 1e-7,
     rtol: float = 1e-6,
     rng: Rng = 0,
+    analytic: Collection[Primitive] = (),
 ) -> GradcheckReport:
-    """Compare the gradients of ``fn(*inputs)`` with finite differences.
+    """Compare the gradients of ``fn(*inputs)`` with finite differences, and more.
 
     Args:
-        fn: takes the inputs, returns a Tensor or a list or tuple of them. It must be a smooth
-            function near the inputs (no kink within `eps`), and the same one at every call: no
-            dropout.
-        inputs: one input or a sequence. float64 arrays and Tensors are checked; what is not of a
-            floating dtype is passed on as it is. A leaf that requires a gradient is itself given to
-            `fn` and changed in place meanwhile, so ``gradcheck(lambda *_: loss(),
-            list(model.parameters()))`` checks a model. It ends with the bits it began with.
+        fn: a Module, or a function that returns a Tensor or a list, tuple or dict of them. It must
+            be the same function at every call: no dropout. Of a Module the parameters are checked
+            with the inputs, on a float64 copy.
+        inputs: one input or a list or tuple; pairs of states are looked into. Arrays and Tensors of
+            float64 and float32 are checked; what is not of a floating dtype is passed on as it is.
+            A leaf that requires a gradient is itself given to `fn`, with another array for the
+            time of the check, so ``gradcheck(lambda *_: loss(), list(model.parameters()))`` checks
+            a model.
         order: 1, or 2: the gradients, and then the gradients of the gradients.
         eps: the step h of one element, times max(1, |x|).
         atol, rtol: |analytic - numeric| <= atol + rtol * max(|analytic|, |numeric|).
         rng: generator or seed of the random directions.
+        analytic: primitives of your own whose forward may be given complex numbers, so that the
+            complex step is possible; all of tinygrad_rnn's that may are known.
 
     Returns:
         The report of the highest order.
 
     Raises:
-        GradcheckError: they disagree, or `fn` is not the same function at every call.
-        DTypeError: an input in float32 or float16, or nothing to check at all.
+        GradcheckError: they disagree, or there is a kink where they do; ``error.report`` has the
+            details. Or `fn` is not the same function at every call.
+        DTypeError: an input in float16, something in between that computes in float32, or nothing
+            to check at all.
     """
     if order not in (1, 2):
         raise DataError(f"gradcheck: order is 1 or 2, got {order!r}")
     rng = generator(rng)
-    arguments = _arguments(inputs)
-    for current in range(1, order + 1):
-        outputs = _call(fn, arguments)
-        if current > 1:
-            # The cotangents become inputs: the gradient is a function of x and of u.
-            extra = [
-                Tensor(rng.normal(size=y.shape), device=y.device, requires_grad=True)
-                for y in outputs
-            ]
-            fn, arguments = _gradient_of(fn, len(arguments)), [*arguments, *extra]
-            outputs = _call(fn, arguments)
-        _check_repeats(fn, arguments, outputs)
-        small = max(_size(_checked(arguments)), _size(outputs)) <= ELEMENTS
-        pairs = (_elements if small else _directions)(fn, arguments, eps, rng)
-        report = _worst(pairs, current, atol, rtol)
+    given = prepare(fn, inputs)
+    problem = given.problem
+    with lent(problem.leaves):
+        _check_repeats(problem)
+        refuse_narrow(problem)
+        for current in range(1, order + 1):
+            before = problem
+            if current > 1:
+                problem = _gradient_of(problem, rng)
+                _check_repeats(problem)
+            report = Check(problem, current, eps, atol, rtol, rng, analytic).run()
+            if current > 1 and report.passed:
+                report = _with_recorded(report, before, rng)
+            if not report.passed:
+                raise _failed(report)
+        if given.as_given:
+            cotangents = _random_cotangents(given.problem, rng)
+            precise = gradients(given.problem.outputs(), given.problem.leaves, cotangents)
+    if given.as_given:  # after the leaves have their own arrays back
+        report = _with_single(report, given, cotangents, precise)
         if not report.passed:
-            raise GradcheckError(str(report))
+            raise _failed(report)
     return report
 
 
-# ---- the function and its inputs -----------------------------------------------------------------
+def _failed(report: GradcheckReport) -> GradcheckError:
+    error = GradcheckError(str(report))
+    error.report = report  # for whoever catches it
+    return error
 
 
-def _arguments(inputs: Any) -> list[Any]:
-    """The inputs of `fn`: those to be checked as leaves in float64, the rest as they came."""
-    single = isinstance(inputs, Tensor) or not isinstance(inputs, Sequence)
-    arguments = []
-    for i, x in enumerate([inputs] if single else inputs):
-        dtype = getattr(x, "dtype", None)
-        if dtype is not None and dtype.kind == "f":
-            if dtype != np.float64:
-                raise DTypeError(
-                    f"gradcheck: input {i} is {dtype}; differences need float64, because in "
-                    f"{dtype} rounding hides an error of a percent. Convert with .astype('float64')"
-                )
-            own = isinstance(x, Tensor) and x.is_leaf and x.requires_grad
-            x = x if own else Tensor(x, requires_grad=True)
-        arguments.append(x)
-    if not _checked(arguments):
-        raise DTypeError("gradcheck: none of the inputs is a float64 array or Tensor")
-    return arguments
-
-
-def _checked(arguments: Sequence[Any]) -> list[Tensor]:
-    return [x for x in arguments if isinstance(x, Tensor) and x.requires_grad]
-
-
-def _call(fn: Callable[..., Any], arguments: Sequence[Any]) -> list[Tensor]:
-    with enable_grad():
-        result = fn(*arguments)
-    outputs = list(result) if isinstance(result, list | tuple) else [result]
-    for y in outputs:
-        if not isinstance(y, Tensor) or y.dtype != np.float64:
-            seen = y.dtype if isinstance(y, Tensor) else type(y).__name__
-            raise DTypeError(f"gradcheck: fn must return float64 Tensors, but gave {seen}")
-    return outputs
-
-
-def _gradient_of(fn: Callable[..., Any], count: int) -> Callable[..., list[Tensor]]:
-    """The function (inputs, cotangents) -> gradients, recorded so that it can be differentiated."""
-
-    def gradient(*arguments: Any) -> list[Tensor]:
-        inputs, cotangents = arguments[:count], arguments[count:]
-        found = _vjp(_call(fn, inputs), _checked(inputs), cotangents, create_graph=True)
-        return [g for g in found if g is not None]
-
-    return gradient
-
-
-def _vjp(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Any], **options: Any
-) -> Sequence[Tensor | None]:
-    """J^T u by one backward pass; None for inputs that no output depends on."""
-    pairs = [(y, u) for y, u in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not pairs:
-        return [None] * len(inputs)
-    ys, us = zip(*pairs, strict=True)
-    return grad(list(ys), list(inputs), list(us), allow_unused=True, **options)
-
-
-def _check_repeats(fn: Callable[..., Any], arguments: Sequence[Any], first: list[Tensor]) -> None:
+def _check_repeats(problem: Problem) -> None:
     """A function that draws random numbers has no derivative to compare with."""
-    again = _call(fn, arguments)
+    first, again = problem.outputs(), problem.outputs()
     same = [y.shape for y in first] == [y.shape for y in again] and all(
-        np.array_equal(_host(a), _host(b), equal_nan=True)
-        for a, b in zip(first, again, strict=True)
+        np.array_equal(host(a), host(b), equal_nan=True) for a, b in zip(first, again, strict=True)
     )
     if not same:
         raise GradcheckError(
@@ -208,123 +143,109 @@ def _check_repeats(fn: Callable[..., Any], arguments: Sequence[Any], first: list
         )
 
 
-# ---- the two sides of the comparison -------------------------------------------------------------
-
-Pair = tuple[str, float, float]  # where, analytic, numeric
-
-
-def _elements(
-    fn: Callable[..., Any], arguments: Sequence[Any], eps: float, rng: np.random.Generator
-) -> Iterator[Pair]:
-    """Every entry of the Jacobian: rows by backward passes, columns by differences."""
-    del rng  # nothing is left to chance
-    inputs = _checked(arguments)
-    rows: list[tuple[str, list[Host]]] = []
-    for k, y in enumerate(_call(fn, arguments)):
-        for index in np.ndindex(y.shape):
-            outputs = _call(fn, arguments)  # a graph of its own: each pass frees it
-            cotangents = [np.zeros(o.shape) for o in outputs]
-            cotangents[k][index] = 1
-            rows.append((f"output {k}{_at(index)}", _gradients(outputs, inputs, cotangents)))
-    for i, x in enumerate(inputs):
-        for index in np.ndindex(x.shape):
-            v = [np.zeros(other.shape) for other in inputs]
-            v[i][index] = 1
-            column = np.concatenate([d.ravel() for d in _differences(fn, arguments, v, eps)])
-            for (place, gradients), numeric in zip(rows, column, strict=True):
-                where = f"input {i}{_at(index)}, {place}"
-                yield where, float(gradients[i][index]), float(numeric)
-
-
-def _directions(
-    fn: Callable[..., Any], arguments: Sequence[Any], eps: float, rng: np.random.Generator
-) -> Iterator[Pair]:
-    """Random directions through all inputs together, and then through each input alone."""
-    inputs = _checked(arguments)
-    alone = range(len(inputs)) if len(inputs) > 1 else ()
-    for chosen in [None] * DIRECTIONS + [*alone]:
-        outputs = _call(fn, arguments)
-        u = [_unit(rng, y.shape) for y in outputs]
-        v = [
-            _signs(rng, x.shape) if chosen in (None, i) else np.zeros(x.shape)
-            for i, x in enumerate(inputs)
-        ]
-        analytic = _inner(_gradients(outputs, inputs, u), v)
-        numeric = _inner(u, _differences(fn, arguments, v, eps))
-        through = "all inputs" if chosen is None else f"input {chosen}"
-        yield f"a random direction through {through}", analytic, numeric
-
-
-def _gradients(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Host]) -> list[Host]:
-    found = _vjp(outputs, inputs, cotangents)
-    return [
-        np.zeros(x.shape) if g is None else _host(g) for x, g in zip(inputs, found, strict=True)
+def _gradient_of(problem: Problem, rng: np.random.Generator) -> Problem:
+    """The function (inputs, cotangents) -> gradients, recorded so that it can be differentiated."""
+    named = problem.run()
+    cotangents = [
+        Tensor(rng.normal(size=y.shape), device=y.device, requires_grad=True) for _, y in named
     ]
 
+    def run() -> list[tuple[str, Tensor]]:
+        found = vjp(problem.outputs(), problem.leaves, cotangents, create_graph=True)
+        return [
+            (f"gradient by {name}", g)
+            for name, g in zip(problem.names, found, strict=True)
+            if g is not None
+        ]
 
-def _differences(
-    fn: Callable[..., Any], arguments: Sequence[Any], v: list[Host], eps: float
-) -> list[Host]:
-    """J v: move all inputs along v, both ways, and put them back."""
-    inputs = _checked(arguments)
-    before = [_host(x) for x in inputs]
-    largest = max((np.abs(x[d != 0]).max(initial=0) for x, d in zip(before, v, strict=True)))
-    moved = sum(np.count_nonzero(d) for d in v)
-    h = eps * max(1.0, float(largest)) / max(1, moved) ** 0.125
-    try:
-        sides = []
-        for sign in (1, -1):
-            for x, start, d in zip(inputs, before, v, strict=True):
-                _write(x, start + sign * h * d)
-            sides.append([_host(y) for y in _call(fn, arguments)])
-    finally:
-        for x, start in zip(inputs, before, strict=True):
-            _write(x, start)
-    return [(high - low) / (2 * h) for high, low in zip(*sides, strict=True)]
+    return Problem(
+        run,
+        [*problem.leaves, *cotangents],
+        [*problem.names, *(f"cotangent of {name}" for name, _ in named)],
+    )
 
 
-def _worst(pairs: Iterator[Pair], order: int, atol: float, rtol: float) -> GradcheckReport:
-    """The pair that is worst in units of its tolerance; NaN is worse than anything."""
-    report, worst, count = None, -1.0, 0
-    for place, analytic, numeric in pairs:
-        count += 1
-        error = abs(analytic - numeric)
-        tolerance = atol + rtol * max(abs(analytic), abs(numeric))
-        ratio = error / tolerance if np.isfinite(error) else np.inf
-        if ratio > worst:
-            worst, report = ratio, (error, tolerance, place, analytic, numeric)
-    if report is None:  # an empty input, or an empty output: true of all of its elements
-        return GradcheckReport(True, order, 0, 0.0, atol, "there are no elements", 0.0, 0.0)
-    return GradcheckReport(worst <= 1, order, count, *report)
+# ---- one gradient held against another ----
 
 
-# ---- small things --------------------------------------------------------------------------------
+def _with_recorded(
+    report: GradcheckReport, problem: Problem, rng: np.random.Generator
+) -> GradcheckReport:
+    """Compare the gradient that ``create_graph=True`` records with the plain one.
+
+    They come from different code: a fused op has a hand-written backward for the one and its
+    specification for the other. Differences of the second alone would never see the first.
+    """
+    cotangents = _random_cotangents(problem, rng)
+    plain = gradients(problem.outputs(), problem.leaves, cotangents)
+    recorded = gradients(problem.outputs(), problem.leaves, cotangents, create_graph=True)
+    worst = _worst_of(problem.names, recorded, plain, RECORDED)
+    if worst is None or worst.passed:
+        return report
+    return _disagreeing(
+        report, worst, "the plain gradient", "as recorded by create_graph; of a fused op, its "
+        "specification is another function"
+    )  # fmt: skip
 
 
-def _size(tensors: Sequence[Tensor]) -> int:
-    return sum(t.size for t in tensors)
+def _with_single(
+    report: GradcheckReport, given: Inputs, cotangents: list[Host], precise: list[Host]
+) -> GradcheckReport:
+    """Run `fn` as it was given, in float32, and compare its gradient with that of float64."""
+    assert given.as_given is not None  # noqa: S101 - for the type checker; see the caller
+    problem = given.as_given()
+    found = gradients(problem.outputs(), problem.leaves, cotangents)
+    single = _worst_of(problem.names, found, precise, SINGLE)
+    if single is None:
+        return report
+    if not single.passed:
+        report = _disagreeing(report, single, "the float64 gradient", "in float32")
+    return dataclasses.replace(report, single=single)
 
 
-def _host(x: Tensor) -> Host:
-    return np.array(backends.of(x.data).to_host(x.data))
+def _random_cotangents(problem: Problem, rng: np.random.Generator) -> list[Host]:
+    return [np.asarray(rng.normal(size=y.shape)) for y in problem.outputs()]
 
 
-def _write(x: Tensor, values: Host) -> None:
-    x.writable()[...] = backends.of(x.data).asarray(values, x.device)
+def _worst_of(
+    names: list[str], found: list[Host], wanted: list[Host], rtol: float
+) -> Comparison | None:
+    """The element whose two gradients are furthest apart; None if there are no elements.
+
+    Rounding is relative to the terms a gradient is the sum of. They may be larger than the sum, so
+    a hundredth of `rtol` of the largest gradient of all is tolerated as well.
+    """
+    largest = max((float(np.abs(g).max(initial=0)) for g in wanted), default=0.0)
+    worst, ratio, count = None, -1.0, 0
+    for name, g, right in zip(names, found, wanted, strict=True):
+        count += g.size
+        tolerance = rtol * float(np.abs(right).max(initial=0)) + 0.01 * rtol * max(largest, 0.1)
+        with np.errstate(all="ignore"):
+            error = np.abs(g - right)
+        for index in [np.unravel_index(np.argmax(error), error.shape)] if error.size else []:
+            off = float(error[index]) / tolerance if np.isfinite(error[index]) else np.inf
+            if off > ratio:
+                place = tuple(int(i) for i in index)
+                pair = float(g[index]), float(right[index])
+                ratio, worst = off, (float(error[index]), tolerance, name, place, "", *pair)
+    return None if worst is None else Comparison(count, *worst)
 
 
-def _unit(rng: np.random.Generator, shape: tuple[int, ...]) -> Host:
-    v = np.asarray(rng.normal(size=shape))
-    return v / max(float(np.linalg.norm(v)), 1e-300)
-
-
-def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Host:
-    return np.asarray(rng.choice([-1.0, 1.0], size=shape))
-
-
-def _inner(a: list[Host], b: list[Host]) -> float:
-    return float(sum(np.vdot(x, y) for x, y in zip(a, b, strict=True)))
-
-
-def _at(index: tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, index))}]" if index else ""
+def _disagreeing(
+    report: GradcheckReport, worst: Comparison, against: str, how: str
+) -> GradcheckReport:
+    return dataclasses.replace(
+        report,
+        passed=False,
+        verdict="DISAGREE",
+        against=against,
+        error=worst.error,
+        tolerance=worst.tolerance,
+        place=f"{worst.place}, {how}",
+        input=worst.input,
+        index=worst.index,
+        output="",
+        analytic=worst.analytic,
+        numeric=worst.other,
+        sweep=(),
+    )
