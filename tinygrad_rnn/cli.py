@@ -19,29 +19,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
 from tinygrad_rnn import backends
+from tinygrad_rnn._cli_check import Check
 from tinygrad_rnn._cli_run import CHECKPOINT
 from tinygrad_rnn._cli_screen import escaped, fail, prepare_streams, silence
 from tinygrad_rnn._cli_train import Train, resumed
 from tinygrad_rnn.char_lm import CharModel, generate
 from tinygrad_rnn.checkpoint import load_checkpoint
-from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.data import Vocabulary
 from tinygrad_rnn.errors import (
     BackendUnavailable,
     CheckpointError,
     DataError,
     DeviceError,
-    GradcheckError,
     NonFiniteError,
 )
-from tinygrad_rnn.gradcheck import gradcheck
-from tinygrad_rnn.nn.functional import cross_entropy
 from tinygrad_rnn.training import Config, model_from
 
 BAD_INPUT, DIVERGED, CANNOT_WRITE, INTERRUPTED = 2, 3, 4, 130
@@ -102,69 +99,6 @@ class Sample:
         model = model_from(Config.of(found.config), len(vocabulary), device=self.device)
         model.load_state_dict(found.model)
         return model, vocabulary
-
-
-@dataclass(frozen=True)
-class Check:
-    """Compare the gradients of a small model with finite differences, in float64."""
-
-    model: Literal["lstm", "rnn"] = "lstm"
-    """Kind of recurrent network."""
-    hidden: int = 5
-    """Size of the hidden state."""
-    layers: int = 2
-    """Recurrent layers on top of each other."""
-    steps: int = 7
-    """Characters to go back through."""
-    order: Literal[1, 2] = 1
-    """2: check the gradients of the gradients, too."""
-    seed: int = 0
-    """Seed of weights, characters and directions."""
-
-    def run(self) -> int:
-        """Check every parameter by itself; exit code 1 if one disagrees."""
-        for name, lowest in (("hidden", 1), ("layers", 1), ("steps", 1), ("seed", 0)):
-            if getattr(self, name) < lowest:
-                raise DataError(f"{name} is a number >= {lowest}, got {getattr(self, name)}")
-        rng = np.random.default_rng(self.seed)
-        V, B, E = 7, 3, 4
-        model = CharModel(
-            V, kind=self.model, hidden=self.hidden, layers=self.layers, embedding=E, rng=rng,
-            dtype=np.float64,
-        )  # fmt: skip
-        ids = rng.integers(V, size=(self.steps + 1, B))
-        kinds = 2 if self.model == "lstm" else 1
-        start = [
-            Tensor(rng.normal(size=(self.layers, B, self.hidden)), requires_grad=True)
-            for _ in range(kinds)
-        ]
-
-        def loss(*_: Any) -> Any:
-            logits, _state = model(ids[:-1], tuple(start) if kinds == 2 else start[0])
-            return cross_entropy(logits, ids[1:])
-
-        print(f"embedding {E}, {self.layers} x {self.model.upper()} {self.hidden}, cross entropy "
-              f"over {V} symbols, {self.steps} steps x {B} streams, float64, order {self.order}\n"
-              f"backward pass against central differences\n")  # fmt: skip
-        places = [*model.named_parameters(), *zip(["state h", "state c"], start, strict=False)]
-        return self._table(loss, places)
-
-    def _table(self, loss: Any, places: Sequence[tuple[str, Tensor]]) -> int:
-        wide = max(len(name) for name, _ in places)
-        print(f"{'with respect to':{wide}}  {'shape':>12}  {'compared':>8}  {'largest error':>13}")
-        failures = 0
-        for name, tensor in places:
-            try:
-                report = gradcheck(loss, [tensor], order=self.order, rtol=1e-6, atol=1e-8)
-            except GradcheckError as error:
-                failures += 1
-                print(f"{name:{wide}}  {tensor.shape!s:>12}  WRONG: {error}")
-                continue
-            print(
-                f"{name:{wide}}  {tensor.shape!s:>12}  {report.compared:>8}  {report.error:>13.1e}"
-            )
-        print(f"\n{failures} of {len(places)} are wrong." if failures else "\nAll agree.")
-        return 1 if failures else 0
 
 
 @dataclass(frozen=True)
