@@ -14,9 +14,10 @@ from numpy import float32, float64, int32, int64
 
 from tinygrad_rnn import data, nn, optim
 from tinygrad_rnn.backends import Device, devices
+from tinygrad_rnn.core.anomaly import detect_anomaly
 from tinygrad_rnn.core.engine import backward, grad
 from tinygrad_rnn.core.fused import Fused, fused
-from tinygrad_rnn.core.grad_mode import enable_grad, no_grad
+from tinygrad_rnn.core.grad_mode import enable_grad, no_grad, time_steps
 from tinygrad_rnn.core.primitive import Primitive, primitive
 from tinygrad_rnn.core.tensor import Tensor, tensor
 from tinygrad_rnn.errors import (
@@ -27,6 +28,8 @@ from tinygrad_rnn.errors import (
     DTypeError,
     GradcheckError,
     GraphFreedError,
+    GraphGrowthWarning,
+    IndexOutOfRangeError,
     NonFiniteError,
     NotDifferentiableError,
     SavedArrayChangedError,
@@ -142,6 +145,8 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":  # needs Hypothesis, an extra; so it is not in `__all__` either
+        return importlib.import_module("tinygrad_rnn.testing")
     if name not in _LATER:
         raise AttributeError(f"module 'tinygrad_rnn' has no attribute {name!r}")
     return getattr(importlib.import_module(_LATER[name]), name)
@@ -158,6 +163,8 @@ __all__ = [
     "GradcheckError",
     "GradcheckReport",
     "GraphFreedError",
+    "GraphGrowthWarning",
+    "IndexOutOfRangeError",
     "NonFiniteError",
     "NotDifferentiableError",
     "Primitive",
@@ -180,6 +187,7 @@ __all__ = [
     "cos",
     "cumsum",
     "data",
+    "detect_anomaly",
     "devices",
     "divide",
     "dot",
@@ -267,6 +275,7 @@ __all__ = [
     "tanh",
     "tensor",
     "tile",
+    "time_steps",
     "transpose",
     "tril",
     "triu",

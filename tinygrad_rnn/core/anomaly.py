@@ -31,11 +31,20 @@ import numpy as np
 
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
-from tinygrad_rnn.core.engine import changed, grad
+from tinygrad_rnn.core.engine import grad
 from tinygrad_rnn.core.fused import FusedNode
 from tinygrad_rnn.core.grad_mode import GradMode, recording
+from tinygrad_rnn.core.refusals import changed
 from tinygrad_rnn.core.tensor import Leaf, Tensor, wrap
-from tinygrad_rnn.core.trace import Anomaly, Trace, fingerprint, layer, statistics, user_line
+from tinygrad_rnn.core.trace import (
+    Anomaly,
+    Trace,
+    bad_places,
+    fingerprint,
+    layer,
+    statistics,
+    user_line,
+)
 from tinygrad_rnn.errors import NonFiniteError, SavedArrayChangedError
 
 
@@ -170,14 +179,9 @@ class Watch:
         xp = backends.namespace(value)
         return bool(xp.any(xp.isnan(value)) if self.nan_only else not xp.all(xp.isfinite(value)))
 
-    def _bad_places(self, value: Array) -> tuple[np.ndarray, np.ndarray]:
-        """The values on the host, and the index of each that is not finite, in C order."""
-        host = backends.of(value).to_host(value)
-        return host, np.argwhere(np.isnan(host) if self.nan_only else ~np.isfinite(host))
-
     def _bad(self, value: Array) -> str:
         """The first value that is not finite, its place, and how many there are."""
-        host, places = self._bad_places(value)
+        host, places = bad_places(value, self.nan_only)
         first = tuple(int(i) for i in places[0])
         where = f" at {list(first)}" if first else ""
         return (
@@ -220,7 +224,7 @@ class Watch:
         wide = len(self.gates) * self.width
         if value is None or not wide or value.shape[-1:] != (wide,):
             return frozenset()
-        column = int(self._bad_places(value)[1][0][-1])
+        column = int(bad_places(value, self.nan_only)[1][0][-1])
         return frozenset(self.gates[column // self.width])
 
     @staticmethod

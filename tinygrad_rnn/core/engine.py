@@ -28,15 +28,14 @@ from typing import Any
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.broadcast import unbroadcast
-from tinygrad_rnn.core.clock import writes, written
 from tinygrad_rnn.core.grad_mode import enable_grad, recording
+from tinygrad_rnn.core.refusals import check_saved, check_used, freed
 from tinygrad_rnn.core.tensor import Leaf, Tensor, wrap
 from tinygrad_rnn.errors import (
     DeviceError,
     DTypeError,
     GraphFreedError,
     NotDifferentiableError,
-    SavedArrayChangedError,
     ShapeError,
 )
 
@@ -103,13 +102,11 @@ def grad(
     keep = create_graph if retain_graph is None else retain_graph
     # Sums of gradients have to be recorded like the rules, in a `no_grad` block too.
     with enable_grad() if create_graph else contextlib.nullcontext():
-        found = _sweep(roots, seeds, carrier, targets=set(targets), retain_graph=keep)
-    missing = [i for i, node in enumerate(targets) if node not in found]
-    if missing and not allow_unused:
-        raise NotDifferentiableError(
-            f"grad: the outputs do not depend on inputs {missing} (by position); "
-            f"pass allow_unused=True to get None for them"
+        found = _sweep(
+            roots, seeds, carrier, targets=targets, retain_graph=keep, allow_unused=allow_unused
         )
+    if not allow_unused:  # reachable, and yet no rule passed a gradient on
+        check_used(targets, found)
     if create_graph:
         return tuple(found.get(node) for node in targets)
     return tuple(wrap(found[node], None) if node in found else None for node in targets)
@@ -123,14 +120,16 @@ def _sweep(
     seeds: list[Any],
     carrier: _Arrays | _Tensors,
     *,
-    targets: set[Any] | None,
+    targets: list[Any] | None,
     retain_graph: bool,
+    allow_unused: bool = True,
 ) -> dict[Any, Any]:
     """Send the seeds back from the roots; return the targets' gradients (None: of all leaves)."""
     floor = min(node.number for node in targets) if targets else 0
     order = _collect(roots, floor)
-    wanted = None if targets is None else _leading_to(targets, order)
-    _check_saved(order, wanted)
+    wanted = _leading_to(targets, order, allow_unused=allow_unused)
+    goals = None if targets is None else set(targets)
+    check_saved(order, wanted)
     watch = recording.watch
     arrived: dict[Any, Any] = {}  # node -> the sum of the gradients that have reached it so far
     owned: set[Any] = set()  # the nodes whose sum is an array of ours, safe to add to in place
@@ -147,7 +146,7 @@ def _sweep(
             g = _run_hooks(node, g, carrier)
         if watch is not None:
             watch.arrived(node, g)
-        if (type(node) is Leaf) if targets is None else (node in targets):
+        if (type(node) is Leaf) if goals is None else (node in goals):
             found[node] = carrier.own(g, already=node in owned)
         if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
             continue  # the end of the graph, or of the part of it that was asked about
@@ -177,7 +176,7 @@ def _collect(roots: Iterable[Any], floor: int) -> list[Any]:
     while stack:
         node = stack.pop()
         if node.parents is None:
-            raise GraphFreedError(_freed(node, first=node in roots))
+            raise GraphFreedError(freed(node, first=node in roots))
         for parent in node.parents:
             if parent is not None and parent.number >= floor and parent not in seen:
                 seen.add(parent)
@@ -185,55 +184,22 @@ def _collect(roots: Iterable[Any], floor: int) -> list[Any]:
     return sorted(seen, key=by_number, reverse=True)
 
 
-def _freed(node: Any, *, first: bool) -> str:
-    """The message for a graph that is gone: it depends on whether the sweep began there."""
-    seen = f"{node.name} of shape {node.shape} and dtype {node.dtype}"
-    if first:
-        return (
-            f"a second backward through {seen}: the first pass freed the graph. Run the forward "
-            f"pass again; if this is a recurrent state, go on from its values with state.detach(). "
-            f"If a second pass is meant, give the first one retain_graph=True"
-        )
-    return (
-        f"the graph behind {seen} was freed by an earlier backward pass, and this one needs it. If "
-        f"that is a recurrent state carried over from the window before, cut it with "
-        f"state.detach(); if a second pass is meant, give the first one retain_graph=True"
-    )
+def _leading_to(
+    targets: list[Any] | None, order: list[Any], *, allow_unused: bool
+) -> set[Any] | None:
+    """The nodes from which some target can be reached: only these are worth a gradient.
 
-
-def _leading_to(targets: set[Any], order: list[Any]) -> set[Any]:
-    """The nodes from which some target can be reached: only these are worth a gradient."""
+    Without targets every leaf is one, and so is the answer every node: None.
+    """
+    if targets is None:
+        return None
+    if not allow_unused:
+        check_used(targets, set(order))
     leading = set(targets)
     for node in reversed(order):  # oldest first: a node's parents are decided before it
         if node not in leading and any(p in leading for p in node.parents):
             leading.add(node)
     return leading
-
-
-def _check_saved(order: list[Any], wanted: set[Any] | None) -> None:
-    """Refuse to sweep where a rule would read an array that was written to since it was saved.
-
-    One comparison for the whole graph, unless something was written since its oldest node was made.
-    """
-    oldest = next((node.number for node in reversed(order) if type(node) is not Leaf), 0)
-    if writes.last < oldest:
-        return
-    for node in order:
-        if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
-            continue
-        for what, array in node.saved():
-            if written(array) > node.number:
-                raise SavedArrayChangedError(changed(node.name, what, array, "written to"))
-
-
-def changed(op: str, what: str, array: Array, how: str) -> str:
-    """The message for an array that is no longer what a rule saved."""
-    return (
-        f"{op}: {what}, of shape {array.shape} and dtype {array.dtype}, was {how} after the "
-        f"forward pass, and the gradient needs the old values. Call backward() before "
-        f"optimizer.step(), load_state_dict() or another write; after a write, run the forward "
-        f"pass again"
-    )
 
 
 def _arrive(

@@ -69,6 +69,12 @@ class Trace:
     prints: list[bytes] = field(default_factory=list)
 
 
+def bad_places(value: Array, nan_only: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The values on the host, and the index of each that is not finite, in C order."""
+    host = backends.of(value).to_host(value)
+    return host, np.argwhere(np.isnan(host) if nan_only else ~np.isfinite(host))
+
+
 def statistics(value: Any) -> str:
     """Shape, dtype, range and size of an array in a few words."""
     if type(value) not in backends.ARRAY_TYPES:

@@ -169,7 +169,7 @@ def where(condition: Array, a: Array, b: Array) -> Array:
     The gradient is *selected*, not multiplied by 0 or 1, so a NaN or an infinity in the branch
     not taken stays out of the result and of this op's gradient.
     """
-    out = namespace(condition).where(condition, a, b)
+    out = _library(condition, a, b).where(condition, a, b)
     if isinstance(a, float | int) and isinstance(b, float | int) and out.dtype == np.float64:
         return out.astype(np.float32)  # two Python floats: float32, as everywhere here
     return out
@@ -184,7 +184,7 @@ where.vjp(
 @primitive
 def maximum(a: Array, b: Array) -> Array:
     """The larger of `a` and `b`, elementwise; at a tie each gets half of the gradient."""
-    return _of_either(a, b).maximum(a, b)
+    return _library(a, b).maximum(a, b)
 
 
 maximum.vjp(
@@ -196,7 +196,7 @@ maximum.vjp(
 @primitive
 def minimum(a: Array, b: Array) -> Array:
     """The smaller of `a` and `b`, elementwise; at a tie each gets half of the gradient."""
-    return _of_either(a, b).minimum(a, b)
+    return _library(a, b).minimum(a, b)
 
 
 minimum.vjp(
@@ -205,6 +205,6 @@ minimum.vjp(
 )
 
 
-def _of_either(a: Array, b: Array) -> Array:
-    """The namespace of whichever operand is an array: the other may be a Python number."""
-    return namespace(b if isinstance(a, float | int) else a)
+def _library(*operands: Any) -> Any:
+    """The namespace of the first operand that is an array: the others may be Python numbers."""
+    return namespace(next((x for x in operands if hasattr(x, "dtype")), np.asarray(0)))
