@@ -9,6 +9,7 @@ away from kinks and ties.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -76,11 +77,28 @@ def broadcast(function, *values):
 
 @st.composite
 def reduction(draw, function, values=REAL, *, unique=False, min_side=0, **options):
-    """Over no axis, one, several or all; `options` are strategies."""
-    a = draw(filled(draw(shapes(min_side=min_side)), values, unique=unique))
+    """Over no axis, one, several or all; `options` are strategies.
+
+    Two of three arrays have sides of 2 and 3, and every set of axes is as likely as another: a sum
+    spread back along the wrong axis shows in no other case.
+    """
+    kinds = [shapes(min_side=min_side), shapes(2, min_side=2), shapes(2, min_side=2)]
+    a = draw(filled(draw(draw(st.sampled_from(kinds))), values, unique=unique))
     drawn = {name: draw(strategy) for name, strategy in options.items()}
-    drawn |= {"axis": draw(axes(a.ndim)), "keepdims": draw(st.booleans())}
+    drawn |= {"axis": draw(subsets_of_axes(a.ndim)), "keepdims": draw(st.booleans())}
     return Case((a,), function, drawn)
+
+
+def subsets_of_axes(ndim: int):
+    """None, or any set of axes: as a number where it is one, from the front or from the end."""
+    sets = itertools.chain.from_iterable(
+        itertools.combinations(range(ndim), n) for n in range(ndim + 1)
+    )
+    found = [None]
+    for chosen in sets:
+        found += [chosen, tuple(i - ndim for i in reversed(chosen))]
+        found += [chosen[0]] if len(chosen) == 1 else []
+    return st.sampled_from(found)
 
 
 @st.composite

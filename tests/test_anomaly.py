@@ -159,6 +159,21 @@ def test_the_layer_is_named_by_its_path():
     assert "came in with inf at [4]" in anomaly.what
 
 
+def test_a_layer_that_failed_before_is_not_blamed():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise KeyError("in the middle")
+
+    x = tg.tensor([[0.0]], requires_grad=True)
+    with tg.detect_anomaly():
+        with pytest.raises(KeyError):
+            Fails()(x)
+        nn.Linear(1, 1, rng=0)(x)
+        with pytest.raises(tg.NonFiniteError) as found:
+            tg.log(x)
+    assert found.value.anomaly.layer == ""
+
+
 def test_an_exploding_rnn_names_the_step(backend):
     """A relu network with weights of 50: the state grows by 50 a step until float32 ends."""
     layer = nn.RNN(1, 2, nonlinearity="relu", rng=0)

@@ -386,6 +386,20 @@ def test_grad_of_several_outputs_and_inputs(backend):
         tg.grad(p, [x.data])
 
 
+def test_a_refused_grad_frees_nothing(backend):
+    """That an input is not used is found out before the first rule runs."""
+    x, unused = (backend.tensor(np.ones(2), requires_grad=True) for _ in range(2))
+    y = (x * x).sum()
+    with pytest.raises(tg.NotDifferentiableError, match=r"\[1\]"):
+        tg.grad(y, [x, unused])
+    y.backward()
+    np.testing.assert_array_equal(backend.host(x.grad), [2, 2])
+    opaque = tg.primitive(lambda a, b: a + b)
+    opaque.vjp(a=lambda g: g)  # b can be reached and is passed no gradient
+    with pytest.raises(tg.NotDifferentiableError, match=r"\[0\]"):
+        tg.grad(opaque(x, unused * 1.0).sum(), unused)
+
+
 def test_grad_of_a_result_and_of_what_it_came_from(backend):
     """A non-leaf input gets its whole gradient, and the sweep still goes on past it."""
     x = backend.tensor(3.0, requires_grad=True)

@@ -1,0 +1,55 @@
+"""Mistakes in layers, in losses, and in the checker of gradients itself."""
+
+from functools import partial
+
+from tests.mutation.mutant import Mutant
+from tests.mutation.ops import GAPS
+
+layer, check = partial(Mutant, "nn"), partial(Mutant, "gradcheck")
+RECURRENT, NN = "tests/test_recurrent.py", "tests/test_nn.py"
+GRADCHECK = "tests/test_gradcheck.py"
+
+LAYERS = [
+    layer("reverse-not-turned", "nn/recurrent.py", "outputs.append(flip(y, 0) if d == 1 else y)",
+          "outputs.append(y)", RECURRENT, "the backward direction's output left reversed in time"),
+    layer("state-slot", "nn/recurrent.py", "place = layer * self.directions + d",
+          "place = layer + d", RECURRENT, "states of two directions and layers mixed up"),
+    layer("state-off-by-one", "nn/recurrent.py", "end.append(trajectory[kind, -1])",
+          "end.append(trajectory[kind, -2])", RECURRENT, "off by one in time: the last but one"),
+    layer("output-off-by-one", "nn/recurrent.py", "y = trajectory[0, 1:]", "y = trajectory[0, :-1]",
+          RECURRENT, "off by one in time: outputs from h_0 on"),
+    layer("forget-bias-gate", "nn/recurrent.py", "[H : 2 * H] = self.forget_bias",
+          "[:H] = self.forget_bias", RECURRENT, "the input gate's bias set to 1"),
+    layer("dropout-last-layer", "nn/recurrent.py", "layer < self.num_layers - 1:",
+          "layer < self.num_layers:", RECURRENT, "dropout after the last layer, too"),
+    layer("dropout-scale", "nn/functional.py", "np.asarray(1 / (1 - p) if p < 1 else 0,",
+          "np.asarray(1 if p < 1 else 0,", NN, "what is kept not scaled up"),
+    layer("dropout-in-eval", "nn/functional.py", "if not training or p == 0:", "if p == 0:",
+          NN, "dropout while evaluating"),
+    layer("embedding-unchecked", "nn/layers.py",
+          'as_index(ids, self.weight, self.weight.shape[0], "Embedding")', "ids", NN,
+          "id -1 read as the last row"),
+    layer("linear-transpose", "nn/layers.py", "y = matmul(x, matrix_transpose(self.weight))",
+          "y = matmul(x, self.weight.reshape(self.weight.shape[::-1]))", NN,
+          "reshaped where it should be transposed"),
+    layer("smooth-l1-offset", "nn/functional.py", "distance - 0.5 * beta", "distance - 0.5", GAPS,
+          "dropped factor beta: a jump where the pieces meet"),
+    layer("bce-sign", "nn/functional.py", "softplus(logits) - target * logits",
+          "softplus(logits) + target * logits", NN, "flipped sign"),
+    layer("nll-mean", "nn/functional.py", "xp.maximum(xp.sum(counted), 1)",
+          "xp.maximum(xp.sum(counted | True), 1)", NN, "the mean over ignored targets, too"),
+    layer("walk-tied-twice", "nn/module.py",
+          "if isinstance(found, Parameter) and id(found) not in seen:",
+          "if isinstance(found, Parameter):", NN, "a tied parameter listed twice"),
+    layer("orthogonal-sign", "nn/init.py", "np.where(np.diagonal(r) < 0, -1.0, 1.0)", "1.0",
+          "tests/test_init.py", "QR's own signs: orthogonal, but not evenly distributed"),
+]  # fmt: skip
+
+CHECKER = [
+    check("always-passes", "_gradcheck_compare.py", 'passed=verdict == "agree"', "passed=True",
+          GRADCHECK, "a checker that cannot fail"),
+    check("nan-agrees", "_gradcheck_compare.py", "np.where(np.isfinite(ratios), ratios, np.inf)",
+          "np.where(np.isfinite(ratios), ratios, 0)", GAPS, "NaN taken for agreement"),
+]  # fmt: skip
+
+MUTANTS = [*LAYERS, *CHECKER]
