@@ -80,7 +80,7 @@ def test_an_exception_at_any_rule_leaves_every_gradient_bit_for_bit(backend, ret
         late = backend.tensor(np.ones(4, np.float32), requires_grad=True)
         return F.cross_entropy(logits * late, TARGETS), late
 
-    rules = number_of_rules(engine._Arrays, lambda: build()[0].backward())
+    rules = number_of_rules(engine.Arrays, lambda: build()[0].backward())
     assert rules > 8
     for p, was in zip(parameters, before, strict=True):
         p.grad = None if was is None else backend.tensor(was)
@@ -88,7 +88,7 @@ def test_an_exception_at_any_rule_leaves_every_gradient_bit_for_bit(backend, ret
     for k in range(rules):
         loss, late = build()
         with pytest.MonkeyPatch.context() as patch:
-            failing_at(patch, engine._Arrays, k)
+            failing_at(patch, engine.Arrays, k)
             with pytest.raises(ArithmeticError, match="planted"):
                 loss.backward(retain_graph=retain)
         assert_same(host(backend, (p.grad for p in parameters)), before)
@@ -117,11 +117,11 @@ def test_an_exception_under_create_graph_leaves_gradients_and_modes_as_they_were
 
     sum((g * g).sum() for g in penalty()).backward()
     before = host(backend, (p.grad for p in parameters))
-    rules = number_of_rules(engine._Tensors, penalty)
+    rules = number_of_rules(engine.Tensors, penalty)
     for k, mode in itertools.product(range(0, rules, 5), (tg.no_grad, tg.enable_grad)):
         loss = (model(x)[0] ** 2).sum()
         with pytest.MonkeyPatch.context() as patch, mode():
-            failing_at(patch, engine._Tensors, k)
+            failing_at(patch, engine.Tensors, k)
             with pytest.raises(ArithmeticError, match="planted"):
                 tg.grad(loss, [x, *parameters], create_graph=True)
             assert recording.enabled == (mode is tg.enable_grad)

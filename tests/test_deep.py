@@ -112,9 +112,9 @@ def test_a_hundred_thousand_consumers_of_one_tensor(counting_only):
 def test_each_node_is_visited_once_however_many_paths_there_are(monkeypatch):
     """2**200 paths: the sweep pulls on each node once, which is what linear means."""
     pulled = []
-    original = engine._Arrays.pull
+    original = engine.Arrays.pull
     monkeypatch.setattr(
-        engine._Arrays,
+        engine.Arrays,
         "pull",
         staticmethod(lambda node, g, wanted: pulled.append(node) or original(node, g, wanted)),
     )

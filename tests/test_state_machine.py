@@ -188,7 +188,7 @@ def grad_writes_dot_grad(monkeypatch):
 
 
 def leaves_share_one_gradient(monkeypatch):
-    monkeypatch.setattr(engine._Arrays, "own", staticmethod(lambda g, **_: g))
+    monkeypatch.setattr(engine.Arrays, "own", staticmethod(lambda g, **_: g))
 
 
 def an_error_leaves_half_of_the_gradients(monkeypatch):

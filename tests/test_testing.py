@@ -210,7 +210,7 @@ def test_an_engine_that_hands_out_its_own_arrays_is_noticed(backend, monkeypatch
     point = point_of(same, backend)
     holds = testing.PROPERTIES["no memory is shared, nothing is written to" + order]
     holds(point)
-    monkeypatch.setattr(engine._Arrays, "own", staticmethod(lambda g, already: g))  # noqa: ARG005
+    monkeypatch.setattr(engine.Arrays, "own", staticmethod(lambda g, already: g))  # noqa: ARG005
     with pytest.raises(tg.GradcheckError, match="shares memory"):
         holds(point)
 

@@ -47,10 +47,10 @@ SWEEP = [
 ]  # fmt: skip
 
 EDGES = [
-    engine("own-shares", "core/engine.py",
+    engine("own-shares", "core/carriers.py",
            'return g if already and g.flags.c_contiguous else g.copy(order="C")', "return g",
            ENGINE, "missing copy: two .grad share memory"),
-    engine("own-any-order", "core/engine.py", "g if already and g.flags.c_contiguous else",
+    engine("own-any-order", "core/carriers.py", "g if already and g.flags.c_contiguous else",
            "g if already else", GAPS, "a .grad in Fortran order"),
     engine("unbroadcast-mean", "core/broadcast.py", "g.sum(axis=axes)", "g.mean(axis=axes)",
            rule("add"), "the mean over the copies for their sum"),

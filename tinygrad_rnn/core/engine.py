@@ -5,9 +5,9 @@ So: collect every node that can be reached (with a stack, never by recursion: a 
 nodes is no deeper than a chain of two), sort by number, walk down. When the walk comes to a node,
 all of its users have already sent their gradients.
 
-What the gradients are made of is the *carrier*'s business, at the end of this file: plain arrays in
+What the gradients are made of is the *carrier*'s business (`core/carriers.py`): plain arrays in
 `backward`, Tensors that record what is done to them under ``create_graph=True``. The sweep is the
-same for both.
+same for both. What it refuses to do, and why, is in `core/refusals.py`.
 
 Two promises keep the result safe to use:
 
@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.broadcast import unbroadcast
+from tinygrad_rnn.core.carriers import Arrays, Carrier, Tensors, as_array
 from tinygrad_rnn.core.grad_mode import enable_grad, recording
 from tinygrad_rnn.core.refusals import check_saved, check_used, freed
 from tinygrad_rnn.core.tensor import Leaf, Tensor, wrap
@@ -59,11 +60,11 @@ def backward(tensor: Tensor, gradient: Any = None, *, retain_graph: bool = False
     """
     node = _root(tensor, "backward")
     seed = _seed(tensor, gradient)
-    grads = _sweep([node], [seed], _Arrays(), targets=None, retain_graph=retain_graph)
+    grads = _sweep([node], [seed], Arrays(), targets=None, retain_graph=retain_graph)
     # Compute every new value before writing any.
     commits = [(leaf, g if leaf.grad is None else leaf.grad + g) for leaf, g in grads.items()]
     for leaf, value in commits:
-        leaf.grad = value if type(value) is leaf.array_type else _as_array(value)
+        leaf.grad = value if type(value) is leaf.array_type else as_array(value)
 
 
 def grad(
@@ -96,7 +97,7 @@ def grad(
         raise ShapeError(f"grad: {len(outs)} outputs but {len(given)} grad_outputs")
     roots = [_root(out, "grad") for out in outs]
     targets = [_root(x, "grad with respect to this input") for x in ins]
-    carrier = _Tensors() if create_graph else _Arrays()
+    carrier = Tensors() if create_graph else Arrays()
     seed = _recorded_seed if create_graph else _seed
     seeds = [seed(o, s) for o, s in zip(outs, given, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
@@ -118,7 +119,7 @@ def grad(
 def _sweep(
     roots: list[Any],
     seeds: list[Any],
-    carrier: _Arrays | _Tensors,
+    carrier: Carrier,
     *,
     targets: list[Any] | None,
     retain_graph: bool,
@@ -202,9 +203,7 @@ def _leading_to(
     return leading
 
 
-def _arrive(
-    node: Any, g: Any, arrived: dict[Any, Any], owned: set[Any], carrier: _Arrays | _Tensors
-) -> None:
+def _arrive(node: Any, g: Any, arrived: dict[Any, Any], owned: set[Any], carrier: Carrier) -> None:
     """Add `g` to what has reached `node`: borrow the first, own the sum from the second on."""
     if node not in arrived:
         arrived[node] = g
@@ -215,7 +214,7 @@ def _arrive(
         owned.add(node)
 
 
-def _fit(g: Any, parent: Any, node: Any, carrier: _Arrays | _Tensors) -> Any:
+def _fit(g: Any, parent: Any, node: Any, carrier: Carrier) -> Any:
     """Bring a gradient to its parent's shape and dtype, where that is legitimate.
 
     Broadcasting and dtype promotion are undone here, in one place. Anything else (a rule that
@@ -247,7 +246,7 @@ def _fit(g: Any, parent: Any, node: Any, carrier: _Arrays | _Tensors) -> Any:
     return g
 
 
-def _run_hooks(node: Any, g: Any, carrier: _Arrays | _Tensors) -> Any:
+def _run_hooks(node: Any, g: Any, carrier: Carrier) -> Any:
     """Let the hooks of a node see its gradient, and replace it."""
     for hook in list(node.hooks.values()):
         replaced = hook(carrier.own(g, already=False))
@@ -264,58 +263,6 @@ def _run_hooks(node: Any, g: Any, carrier: _Arrays | _Tensors) -> Any:
                 )
             g = carrier.own(replaced, already=False)  # the hook may keep what it returned
     return g
-
-
-# ---- the two carriers: plain arrays, or Tensors that record what is done to them ----
-
-
-class _Arrays:
-    """First order: gradients are plain arrays."""
-
-    plain = True
-    add_in_place: Callable[[Any, Any], Any] = staticmethod(operator.iadd)
-    kind: Callable[[Any], type] = staticmethod(type)
-
-    @staticmethod
-    def pull(node: Any, g: Array, wanted: set[Any] | None) -> list[tuple[Any, Array]]:
-        return node.gradients(g, wanted)  # type: ignore[no-any-return] # nodes are Any here
-
-    @staticmethod
-    def mend(g: Any) -> Array:
-        return _as_array(g)
-
-    @staticmethod
-    def own(g: Array, *, already: bool) -> Array:
-        """`g` as a C-contiguous array that nobody else can write to."""
-        return g if already and g.flags.c_contiguous else g.copy(order="C")
-
-
-class _Tensors:
-    """Any order: gradients are Tensors, and the rules record themselves as they run."""
-
-    plain = False
-    add_in_place: Callable[[Any, Any], Any] = staticmethod(operator.add)  # Tensors are immutable
-
-    @staticmethod
-    def kind(g: Tensor) -> type:
-        return type(g._data)
-
-    @staticmethod
-    def pull(node: Any, g: Tensor, wanted: set[Any] | None) -> list[tuple[Any, Tensor]]:
-        return node.recorded_gradients(g, wanted)  # type: ignore[no-any-return] # as above
-
-    @staticmethod
-    def mend(g: Any) -> Tensor:
-        return g if isinstance(g, Tensor) else wrap(_as_array(g), None)
-
-    @staticmethod
-    def own(g: Tensor, *, already: bool) -> Tensor:  # noqa: ARG004 - the other carrier's signature
-        return g
-
-
-def _as_array(g: Any) -> Array:
-    """NumPy turns 0-d results into scalars; a gradient is always an array."""
-    return g if type(g) in backends.ARRAY_TYPES else backends.namespace(g).asarray(g)
 
 
 # ---- the ends: where a sweep starts ----
