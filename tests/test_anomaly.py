@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -205,6 +207,143 @@ def test_an_exploding_gradient_names_the_step_it_overflows_at(backend):
     assert anomaly.step in (5, 6)
     assert "RNN(1, 2" in anomaly.layer
     assert "layer(backend.tensor" in anomaly.line
+
+
+def test_an_infinity_that_does_no_harm_is_not_blamed(backend):
+    """At steps 0 and 3 an input gate overflows, and is 1; at step 3 an output gate is NaN."""
+    layer, x = lstm_with("o")
+    layer.weight_ih_l0.writable()[0] = 3e38
+    x[0, 0] = 50.0  # the other row of the batch fails as before
+    anomaly = caught(lambda: layer.to(backend.device)(backend.tensor(x)))
+    assert (anomaly.step, anomaly.gates) == (3, "o")
+
+
+def test_a_loop_over_windows_names_its_own_steps():
+    layer = nn.RNN(1, 2, nonlinearity="relu", rng=0)
+    layer.weight_hh_l0.writable()[...] = 50 * np.eye(2)
+    layer.weight_ih_l0.writable()[...] = 1
+
+    def program():
+        x, h = tg.ones((40, 1, 1)), None
+        for t in tg.time_steps(40):
+            _, h = layer(x[t : t + 1], h)
+
+    anomaly = caught(program)
+    assert anomaly.step == 23
+    assert any("at step 0 of its window" in fact for fact in anomaly.before)
+
+
+def test_under_create_graph_the_op_is_named_whose_rule_failed():
+    class Root(nn.Module):
+        def __init__(self):
+            self.w = nn.Parameter([0.0])
+
+        def forward(self):
+            return tg.sqrt(self.w).sum()
+
+    model = Root()
+    anomaly = caught(lambda: tg.grad(model(), model.w, create_graph=True))
+    assert (anomaly.op, anomaly.phase) == ("sqrt", "backward")
+    assert anomaly.layer == "Root(), with w"
+    assert "tg.sqrt(self.w)" in anomaly.line
+
+
+def test_under_create_graph_a_fused_op_names_the_step_too(backend):
+    layer = nn.RNN(1, 2, nonlinearity="relu", bias=False, rng=0)
+    layer.weight_hh_l0.writable()[...] = 50 * np.eye(2)
+    layer.weight_ih_l0.writable()[...] = 1e-38
+    layer.to(backend.device)
+    x = backend.tensor(np.full((23, 1, 1), 1.0, np.float32), requires_grad=True)
+
+    def program():
+        out, _ = layer(x)
+        tg.grad((out[-1] * 1e10).sum(), x, create_graph=True)
+
+    anomaly = caught(program)
+    assert (anomaly.op, anomaly.phase) == ("rnn", "backward")
+    assert anomaly.step in (5, 6)
+
+
+def test_parameters_that_are_frozen_are_not_named():
+    class Model(nn.Module):
+        def __init__(self):
+            self.frozen, self.w = nn.Parameter([1.0]), nn.Parameter([0.0])
+            self.frozen.requires_grad_(False)
+
+        def forward(self):
+            return tg.log(self.w * np.ones(1, np.float32))
+
+    assert caught(Model()).layer == "Model()"
+
+
+def test_a_leaf_is_named_by_where_it_was_used():
+    class Model(nn.Module):
+        def __init__(self):
+            self.w = nn.Parameter(np.float32([1e-30]))
+
+        def forward(self):
+            return self.w * np.float32(3e38) + self.w * np.float32(3e38)
+
+    model = Model()
+    anomaly = caught(lambda: model().sum().backward())
+    assert anomaly.op == "leaf"
+    assert anomaly.layer == "Model(), with w"
+    assert "return self.w" in anomaly.line
+
+
+def test_a_specification_that_raises_does_not_take_the_report_along():
+    @tg.fused(spec=lambda x: tg.reshape(x, (7,)))
+    def broken(x, *, keep):
+        return x / 0.0, None
+
+    assert caught(lambda: broken(tg.tensor([1.0], requires_grad=True))).op == "broken"
+
+
+def test_a_file_beside_the_package_is_the_programs(monkeypatch):
+    """A folder whose name begins as the package's does is not in the package."""
+    beside = trace.PACKAGE.rstrip("/\\") + "_project/train.py"
+    code = compile("def run(f):\n    return f()\n", beside, "exec")
+    names = {}
+    exec(code, names)
+    x = tg.tensor([0.0], requires_grad=True)
+    assert caught(lambda: names["run"](x.log)).line.startswith(beside)
+
+
+def test_a_generator_that_is_closed_elsewhere_leaves_no_mess():
+    def steps():
+        with tg.detect_anomaly():
+            yield
+
+    with np.errstate(all="warn"):
+        settings, generator = np.geterr(), steps()
+        with tg.no_grad():
+            next(generator)
+        generator.close()
+        assert np.geterr() == settings
+    recording.before.clear()
+    recording.watch, recording.enabled = None, True
+
+
+def test_a_module_that_keeps_its_output_is_freed_by_counting(monkeypatch):
+    class Keeps(nn.Module):
+        def __init__(self):
+            self.w = nn.Parameter([1.0])
+
+        def forward(self):
+            self.h = self.w * 2.0
+            return self.h
+
+    gc.collect()
+    gc.disable()
+    try:
+        model = Keeps()
+        gone = weakref.ref(model)
+        with tg.detect_anomaly():
+            model()
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_loop_of_ones_own_names_its_steps():

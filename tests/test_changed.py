@@ -7,7 +7,10 @@ comes from: see `core/clock.py` for the stamps, `core/anomaly.py` for the finger
 
 from __future__ import annotations
 
+import array
 import gc
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -219,17 +222,168 @@ def test_a_seed_that_is_written_to_after_create_graph():
     assert tg.grad(g.sum(), x)[0].tolist() == [6.0, 8.0]
 
 
+# ---- from the review: ways around ----
+
+
+def test_a_hook_that_writes_during_the_sweep_is_noticed(backend):
+    """An optimizer that steps in a hook writes while rules are still to come."""
+    x, w = leaf(backend, 2), leaf(backend, 2)
+    h = x * w
+    h.register_hook(lambda _: w.writable().fill(100))
+    with pytest.raises(Changed, match="multiply"):
+        (h * 2.0).sum().backward()
+    assert x.grad is None
+    y = x * 1.0  # a hook that writes where nothing was saved is no concern of the graph
+    y.register_hook(lambda _: w.writable().fill(3))
+    y.sum().backward()
+
+
+def test_ids_of_any_kind_are_copied(backend):
+    """What NumPy reads without a copy, an array.array say, may be refilled like an array."""
+    weight = leaf(backend, 4, 2)
+    embedding = nn.Embedding(4, 2, rng=0, dtype=np.float64).to(backend.device)
+    layer = nn.RNN(2, 2, rng=0, dtype=np.float64).to(backend.device)
+    for call in (embedding, lambda ids: layer(ids, table=weight)[0]):
+        gradients = []
+        for refill in (False, True):
+            ids = array.array("q", [0, 1])
+            out = call(ids).sum()
+            if refill:
+                ids[0], ids[1] = 2, 3
+            target = weight if call is not embedding else embedding.weight
+            gradients.append(backend.host(tg.grad(out, target)[0]))
+        np.testing.assert_array_equal(*gradients)
+
+
+def test_numbers_that_are_arrays_become_numbers(backend):
+    x = leaf(backend, 4, 4)
+    low, high, one = np.array(0), np.array(2), np.array(1)
+    results = [x[low:high], tg.roll(x, one, 0), tg.tril(x, one), tg.triu(x, one)]
+    right = [tg.grad(y.sum(), x, retain_graph=True)[0] for y in results]
+    for number in (low, high, one):
+        number += 1
+    for y, g in zip(results, right, strict=True):
+        (found,) = tg.grad(y.sum(), x)
+        np.testing.assert_array_equal(backend.host(found), backend.host(g))
+
+
+def test_a_view_by_strides_is_a_view():
+    """NumPy puts a helper that is no array between such a view and its memory."""
+    windows = tg.primitive(lambda x: np.lib.stride_tricks.sliding_window_view(x, 2))
+    windows.vjp(x=lambda g: g[:, 0])
+    x, k = tg.tensor(np.ones(3), requires_grad=True), tg.tensor(np.ones(2), requires_grad=True)
+    loss = (windows(x) @ k).sum()
+    x.writable()[...] = 100
+    with pytest.raises(Changed, match="matmul"):
+        loss.backward()
+
+
+def test_results_of_grad_are_nobody_elses(backend):
+    """Of the seed, of each other, of the same input asked for twice; with and without a graph."""
+    a, b = leaf(backend, 2), leaf(backend, 2)
+    for options in ({}, {"create_graph": True}):
+        seed = backend.tensor(np.ones(2))
+        x, y, z = tg.grad(a + b, [a, b, a], seed, **options)
+        assert len({id(t) for t in (x, y, z, seed)}) == 4
+        for t in (x, y, z):
+            if t.is_leaf:
+                t.writable()[...] = 7
+                for other in {x, y, z, seed} - {t}:
+                    np.testing.assert_array_equal(backend.host(other), 1)
+                t.writable()[...] = 1
+        given = backend.tensor(np.ones(2), requires_grad=True)
+        (g,) = tg.grad(a + 0.0, a, given, **options)
+        assert g is not given
+
+
+def test_stamps_never_go_back():
+    """Two threads that write at once: the last number is the larger, whoever is first."""
+    arrays = [np.ones(2) for _ in range(8)]
+    seen = []
+
+    def work(a):
+        for _ in range(2000):
+            before = clock.next_number()
+            clock.stamp(a)
+            seen.append(clock.writes.last > before)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(a,)) for a in arrays]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(seen)
+
+
+def test_a_module_converted_between_forward_and_backward_is_noticed():
+    """The gradient would go to what the parameters were before, and the optimizer see none."""
+    model = nn.Linear(2, 1, rng=0)
+    loss = model(tg.ones((3, 2))).sum()
+    model.to(tg.float64)
+    with pytest.raises(tg.NotDifferentiableError, match=r"\.to\(\)"):
+        loss.backward()
+    assert model.weight.grad is None
+
+
+def test_gradients_may_be_clipped_wherever_they_came_from():
+    model = nn.Linear(2, 1, rng=0)
+    model(tg.ones((3, 2))).sum().backward()
+    model.to(tg.float64)
+    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    found = tg.grad(model(tg.ones((3, 2), dtype=tg.float64)).sum(), [*model.parameters()])
+    for p, g in zip(model.parameters(), found, strict=True):
+        p.grad = g.data
+    nn.utils.clip_grad_value_(model.parameters(), 0.1)
+    p, q = (tg.tensor([3.0, 4.0], requires_grad=True) for _ in range(2))
+    q.grad = p.grad = np.float32([3.0, 4.0])  # one array for two: each has its own
+    nn.utils.clip_grad_norm_([p, q], 1.0)
+    np.testing.assert_allclose(p.grad, np.array([3, 4]) / np.sqrt(50), rtol=1e-6)
+
+
+# ---- what is no concern of the pass ----
+
+
+def test_a_buffer_for_the_state_may_be_written_to(backend):
+    """The backward of a fused op reads its own copy of the states, and no bias at all."""
+    layer = nn.LSTM(2, 3, rng=0, dtype=np.float64).to(backend.device)
+    h, c = (backend.tensor(np.zeros((1, 1, 3)), requires_grad=True) for _ in range(2))
+    out, (h2, _) = layer(leaf(backend, 4, 1, 2), (h, c))
+    (right,) = tg.grad(out.sum(), layer.weight_hh_l0, retain_graph=True)
+    h.writable()[...] = h2.data
+    layer.bias_ih_l0.writable()[...] = 5
+    (found,) = tg.grad(out.sum(), layer.weight_hh_l0, retain_graph=True)
+    np.testing.assert_array_equal(backend.host(found), backend.host(right))
+    with pytest.raises(Changed, match="lstm: the input 'h0'"):  # the specification reads it again
+        tg.grad(out.sum(), layer.weight_hh_l0, create_graph=True)
+
+
+def test_only_the_rules_that_run_are_asked_what_they_saved(backend):
+    x, w = leaf(backend, 2), leaf(backend, 2)
+    before = backend.host(x)
+    total = (x * w).sum()
+    w.writable()[...] = 7
+    (g,) = tg.grad(total, w, retain_graph=True)  # d/dw reads x
+    np.testing.assert_array_equal(backend.host(g), before)
+    with pytest.raises(Changed):
+        tg.grad(total, x)
+
+
 # ---- .data is for reading ----
 
 
 def test_data_cannot_be_written_to():
     x = tg.tensor([1.0, 2.0], requires_grad=True)
     y = tg.sigmoid(x)
-    for array in (x.data, y.data, x.data[:1], y.detach().data):
+    for shown in (x.data, y.data, x.data[:1], y.detach().data):
         with pytest.raises(ValueError, match="read-only"):
-            array[...] = 5
+            shown[...] = 5
         with pytest.raises(ValueError, match="read-only"):
-            array += 1
+            shown += 1
     with pytest.raises(AttributeError):
         x.data = np.zeros(2)
     assert type(x.data) is np.ndarray
@@ -280,7 +434,9 @@ def test_a_sweep_without_writes_looks_at_no_node(monkeypatch):
     """One comparison per graph: the saved arrays are listed only after a write."""
     asked = []
     original = Node.saved
-    monkeypatch.setattr(Node, "saved", lambda self: asked.append(self) or original(self))
+    monkeypatch.setattr(
+        Node, "saved", lambda self, *a, **k: asked.append(self) or original(self, *a, **k)
+    )
     w = tg.tensor(np.ones(3), requires_grad=True)
     w.writable()[...] = 2
     (w * w * w).sum().backward()

@@ -216,7 +216,7 @@ def nodes_are_left_in_a_cycle(monkeypatch):
 
 
 def a_write_goes_unnoticed(monkeypatch):
-    monkeypatch.setattr(engine, "check_saved", lambda *_: None)
+    monkeypatch.setattr(engine, "check_saved", lambda *_, **__: None)
 
 
 FAULTS = [

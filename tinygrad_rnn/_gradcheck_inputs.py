@@ -190,6 +190,7 @@ def lent(leaves: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for x, data, node in before:
             x._data, x._node = data, node
+            node.moved = False  # it is the end of the graph again
 
 
 # ---- backward passes and graphs ----

@@ -16,8 +16,8 @@ class ShapeError(TinygradError, ValueError):
     """Shapes that do not fit the operation; the message names the op and both shapes."""
 
 
-class IndexOutOfRangeError(TinygradError, IndexError):
-    """An index, id or class number that does not exist; the message names the op and the range."""
+class IndexingError(TinygradError, IndexError):
+    """An index, id or class number that does not exist, or one that does not fit the tensor."""
 
 
 class DTypeError(TinygradError, TypeError):

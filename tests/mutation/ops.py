@@ -108,8 +108,9 @@ INDEXING = [
     op("scatter-first-group", "backends/numpy_backend.py", "np.r_[True, ordered[1:]",
        "np.r_[False, ordered[1:]", BACKENDS,
        "off by one: the first group of equal rows is lost"),
-    op("index-not-copied", "ops/indexing.py", "return array.copy() if array is ids else array",
-       "return array", GAPS, "missing copy of a buffer the caller fills anew"),
+    op("index-not-copied", "ops/indexing.py",
+       "return array if isinstance(ids, Tensor) else array.copy()", "return array",
+       GAPS, "missing copy of a buffer the caller fills anew"),
 ]  # fmt: skip
 
 REDUCE = [

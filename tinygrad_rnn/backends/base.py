@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn.errors import DeviceError, IndexOutOfRangeError
+from tinygrad_rnn.errors import DeviceError, IndexingError
 
 Array = Any  # an array of whichever library the backend wraps
 Namespace = Any  # the module (or module-like object) with that library's functions
@@ -50,10 +50,14 @@ class Backend:
         raise NotImplementedError(f"the {self.name} backend does not say how to copy from it")
 
     def owner(self, array: Array) -> Any:
-        """The object that owns the memory: the same one for an array and for all of its views."""
-        while hasattr(base := getattr(array, "base", None), "shape"):
-            array = base
-        return array
+        """The object that owns the memory: the same one for an array and for all of its views.
+
+        In between may stand a helper that is no array (NumPy's ``as_strided`` has one).
+        """
+        owner = base = array
+        while (base := getattr(base, "base", None)) is not None:
+            owner = base if hasattr(base, "shape") else owner
+        return owner
 
     def read_only(self, array: Array) -> Array:
         """`array` for looking at: where the library can, a view that refuses to be written to."""
@@ -193,9 +197,9 @@ def check_range(low: int, high: int, size: int, op: str, *, lowest: int = 0) -> 
     """Raise the one IndexError for an index out of range."""
     if low < lowest or high >= size:
         wrong = low if low < lowest else high
-        raise IndexOutOfRangeError(
-            f"{op}: index {wrong} is out of range; needed {lowest} <= index < {size}. "
-            f"Check the vocabulary (or number of classes) against the ids."
+        advice = "" if lowest else " Check the vocabulary (or number of classes) against the ids."
+        raise IndexingError(
+            f"{op}: index {wrong} is out of range; needed {lowest} <= index < {size}.{advice}"
         )
 
 

@@ -1,11 +1,12 @@
 """What the gradients of a sweep are made of: plain arrays, or Tensors that record themselves.
 
 The sweep (`core/engine.py`) hands gradients on and adds them up; how, it leaves to its *carrier*.
-Both do the same five things:
+Both do the same six things:
 
     pull          ask a node for the gradients of its parents
     add_in_place  add to a sum that is the sweep's own
     own           a gradient that nobody else can write to
+    result        a gradient as a Tensor, another one if it has been given out before
     mend          what a rule or a hook returned, as the carrier's own kind
     kind          the array library it is held by
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.core.fused import identity
 from tinygrad_rnn.core.tensor import Tensor, wrap
 
 
@@ -41,6 +43,10 @@ class Arrays:
         """`g` as a C-contiguous array that nobody else can write to."""
         return g if already and g.flags.c_contiguous else g.copy(order="C")
 
+    @staticmethod
+    def result(g: Array, *, again: bool) -> Tensor:
+        return wrap(g.copy() if again else g, None)
+
 
 class Tensors:
     """Any order: gradients are Tensors, and the rules record themselves as they run."""
@@ -62,7 +68,14 @@ class Tensors:
 
     @staticmethod
     def own(g: Tensor, *, already: bool) -> Tensor:  # noqa: ARG004 - the other carrier's signature
-        return g
+        """A gradient with a graph cannot be written to; one without is a leaf, and can."""
+        return g if g._node is not None else wrap(g._data.copy(), None)
+
+    @staticmethod
+    def result(g: Tensor, *, again: bool) -> Tensor:
+        if not again:
+            return g
+        return wrap(g._data.copy(), None) if g._node is None else identity(g)
 
 
 def as_array(g: Any) -> Array:

@@ -19,6 +19,7 @@ The stamp belongs to the memory, not to the array: a view of w, ``w.T`` say, has
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
 from typing import Any
 
@@ -33,6 +34,7 @@ class _Writes:
 
     def __init__(self) -> None:
         self.last = 0
+        self.lock = threading.Lock()
         # id of the owner -> [weak reference, number]. The reference removes the entry when the
         # owner dies, so that another object at the same address does not inherit its history.
         self.entries: dict[int, list[Any]] = {}
@@ -44,14 +46,16 @@ writes = _Writes()
 def stamp(array: Array) -> None:
     """Note that the memory of `array` is about to be written to."""
     owner = backends.of(array).owner(array)
-    key, number = id(owner), next_number()
-    entry = writes.entries.get(key)
-    if entry is None:
-        forget = weakref.ref(owner, lambda _: writes.entries.pop(key, None))
-        writes.entries[key] = [forget, number]
-    else:
-        entry[1] = number
-    writes.last = number
+    key = id(owner)
+    with writes.lock:  # so that `last` never goes back to an older number
+        number = next_number()
+        entry = writes.entries.get(key)
+        if entry is None:
+            forget = weakref.ref(owner, lambda _: writes.entries.pop(key, None))
+            writes.entries[key] = [forget, number]
+        else:
+            entry[1] = number
+        writes.last = number
 
 
 def written(array: Array) -> int:

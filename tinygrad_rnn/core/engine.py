@@ -21,6 +21,7 @@ Two promises keep the result safe to use:
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -29,8 +30,9 @@ from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.broadcast import unbroadcast
 from tinygrad_rnn.core.carriers import Arrays, Carrier, Tensors, as_array
+from tinygrad_rnn.core.clock import writes
 from tinygrad_rnn.core.grad_mode import enable_grad, recording
-from tinygrad_rnn.core.refusals import check_saved, check_used, freed
+from tinygrad_rnn.core.refusals import check_saved, check_unmoved, check_used, freed
 from tinygrad_rnn.core.tensor import Leaf, Tensor, wrap
 from tinygrad_rnn.errors import (
     DeviceError,
@@ -61,6 +63,7 @@ def backward(tensor: Tensor, gradient: Any = None, *, retain_graph: bool = False
     node = _root(tensor, "backward")
     seed = _seed(tensor, gradient)
     grads = _sweep([node], [seed], Arrays(), targets=None, retain_graph=retain_graph)
+    check_unmoved(grads)
     # Compute every new value before writing any.
     commits = [(leaf, g if leaf.grad is None else leaf.grad + g) for leaf, g in grads.items()]
     for leaf, value in commits:
@@ -108,9 +111,16 @@ def grad(
         )
     if not allow_unused:  # reachable, and yet no rule passed a gradient on
         check_used(targets, found)
-    if create_graph:
-        return tuple(found.get(node) for node in targets)
-    return tuple(wrap(found[node], None) if node in found else None for node in targets)
+    return _results([found.get(node) for node in targets], seeds, carrier)
+
+
+def _results(found: list[Any], seeds: list[Any], carrier: Carrier) -> tuple[Any, ...]:
+    """One Tensor for each input, no two the same: one gradient may belong to several."""
+    taken, results = {id(seed) for seed in seeds}, []
+    for g in found:
+        results.append(None if g is None else carrier.result(g, again=id(g) in taken))
+        taken.add(id(g))
+    return tuple(results)
 
 
 # ---- the sweep ----
@@ -130,8 +140,10 @@ def _sweep(
     order = _collect(roots, floor)
     wanted = _leading_to(targets, order, allow_unused=allow_unused)
     goals = None if targets is None else set(targets)
-    check_saved(order, wanted)
-    watch = recording.watch
+    check_saved(order, wanted, recorded=not carrier.plain)
+    watch, pull = recording.watch, carrier.pull
+    if watch is not None:
+        pull = functools.partial(watch.pull, carrier.pull)
     arrived: dict[Any, Any] = {}  # node -> the sum of the gradients that have reached it so far
     owned: set[Any] = set()  # the nodes whose sum is an array of ours, safe to add to in place
     found: dict[Any, Any] = {}
@@ -144,22 +156,22 @@ def _sweep(
         if type(g) is not node.array_type:
             g = carrier.mend(g)
         if node.hooks:
+            last = writes.last
             g = _run_hooks(node, g, carrier)
+            _check_after_hooks(last, node, order, wanted, carrier)
         if watch is not None:
             watch.arrived(node, g)
         if (type(node) is Leaf) if goals is None else (node in goals):
             found[node] = carrier.own(g, already=node in owned)
         if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
             continue  # the end of the graph, or of the part of it that was asked about
-        for parent, passed in carrier.pull(node, g, wanted):
+        for parent, passed in pull(node, g, wanted):
             if (  # a quick look; `_fit` looks closely
                 type(passed) is not parent.array_type
                 or passed.shape != parent.shape
                 or passed.dtype is not parent.dtype
             ):
                 passed = _fit(passed, parent, node, carrier)
-            if watch is not None:
-                watch.passed(node, parent, g, passed)
             _arrive(parent, passed, arrived, owned, carrier)
         if not retain_graph:
             node.free()
@@ -246,6 +258,15 @@ def _fit(g: Any, parent: Any, node: Any, carrier: Carrier) -> Any:
     return g
 
 
+def _check_after_hooks(
+    last: int, node: Any, order: list[Any], wanted: set[Any] | None, carrier: Carrier
+) -> None:
+    """A hook may write, step an optimizer say, into what the rules to come have saved."""
+    if writes.last != last:
+        rest = [n for n in order if n.number <= node.number]
+        check_saved(rest, wanted, recorded=not carrier.plain)
+
+
 def _run_hooks(node: Any, g: Any, carrier: Carrier) -> Any:
     """Let the hooks of a node see its gradient, and replace it."""
     for hook in list(node.hooks.values()):
@@ -315,8 +336,6 @@ def _seed(tensor: Tensor, gradient: Any) -> Array:
 def _recorded_seed(tensor: Tensor, gradient: Any) -> Tensor:
     """The same for a sweep that records: a Tensor keeps its own place in the graph."""
     array = _seed(tensor, gradient)
-    if not isinstance(gradient, Tensor):
+    if not isinstance(gradient, Tensor) or gradient._node is None:
         return wrap(array.copy(), None)  # the new graph saves it, and it may be the caller's own
-    if gradient._node is None:
-        return wrap(array, None)
     return gradient if array is gradient._data else gradient.to(tensor.device).astype(array.dtype)

@@ -49,9 +49,9 @@ class FusedNode(Node):
     """A fused op that was carried out: its inputs, and the cache its backward needs."""
 
     # values: all inputs, for the specification.
-    # steps: how many time steps the graph behind goes back; set by recurrent layers only.
-    __slots__ = ("cache", "options", "steps", "values")
-    steps: int
+    # behind: how far the graph goes back in time; set by recurrent layers only (`nn/growth.py`).
+    __slots__ = ("behind", "cache", "options", "values")
+    behind: Any
     op: Fused  # type: ignore[assignment] # a Fused where Node has a Primitive
 
     def __init__(
@@ -116,13 +116,24 @@ class FusedNode(Node):
             for p, c, d in zip(targets, asked, found, strict=True)
         ]
 
-    def saved(self) -> Iterator[tuple[str, Array]]:
-        """The inputs, the options' arrays, and what the cache holds besides."""
+    def saved(
+        self,
+        wanted: set[Any] | None = None,  # noqa: ARG002 - a cache serves all inputs at once
+        *,
+        recorded: bool = True,
+    ) -> Iterator[tuple[str, Array]]:
+        """The cache and the options' arrays; `recorded`, also the inputs, for the specification."""
+        names = {}
         for name, value in zip(self.op.inputs, self.values, strict=True):
-            yield from arrays_in(value, f"the input {name!r}")
+            for what, array in arrays_in(value, f"the input {name!r}"):
+                names[id(array)] = what
+                if recorded:
+                    yield what, array
         for name, value in self.options.items():
             yield from arrays_in(value, f"the {name}")
-        yield from arrays_in(self.cache, "its own result")
+        for what, array in arrays_in(self.cache, "its own result"):
+            if not (recorded and id(array) in names):
+                yield names.get(id(array), what), array
 
     def free(self) -> None:
         super().free()
@@ -181,7 +192,7 @@ class Fused:
         try:
             out, cache = self.forward(*values, keep=keep, **options)
         except Exception as error:  # noqa: BLE001 - named and raised again
-            raise_explained(error, self.__name__, values)
+            raise_explained(error, self, values)
         if type(out) not in backends.ARRAY_TYPES:
             out = np.asarray(out)  # as in Primitive: NumPy gives 0-d results as scalars
         if not is_tensor:

@@ -24,6 +24,7 @@ class _Recording(threading.local):
     watch: Any = None  # the watcher, in a `no_grad` block too
 
     def __init__(self) -> None:  # runs once in each thread
+        self.errors: list[Any] = []  # NumPy's settings before each `detect_anomaly`
         self.before: list[tuple[Any, Any]] = []  # what to go back to, innermost last
 
 

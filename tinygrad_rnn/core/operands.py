@@ -14,7 +14,7 @@ from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.errors import (
     DeviceError,
     DTypeError,
-    IndexOutOfRangeError,
+    IndexingError,
     ShapeError,
     TinygradError,
 )
@@ -65,7 +65,17 @@ def arrays_in(value: Any, name: str) -> Iterator[tuple[str, Array]]:
 # ---- a failed forward ----
 
 # What to do, where the library's own message says only what is wrong.
+BROADCAST = (
+    "Sizes are compared from the right and have to be equal or 1; use .reshape or tg.expand_dims."
+)
+ELEMENTWISE = (
+    "add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "where",
+    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
+    "logical_and", "logical_or",
+)  # fmt: skip
 HINTS = {
+    **dict.fromkeys(ELEMENTWISE, BROADCAST),
+    "matmul": "What stands before the last two dimensions is compared from the right: equal, or 1.",
     "reshape": "The number of elements has to stay; one size may be -1, which is worked out.",
     "broadcast_to": "Sizes are compared from the right, and only a 1 can be stretched.",
     "concat": "Only the axis that is joined may differ; use .reshape(), or tg.pad the smaller one.",
@@ -73,36 +83,32 @@ HINTS = {
     "min": "Nothing has no smallest element; look at the size first.",
     "logsumexp": "Nothing has no largest element; look at the size first.",
 }
-BROADCAST = (
-    "Sizes are compared from the right and have to be equal or 1; use .reshape or tg.expand_dims."
-)
 
 
-def raise_explained(error: Exception, op: str, values: Sequence[Any]) -> NoReturn:
-    """Raise what a failed forward means: typed where the cause is known, else with a note."""
+def raise_explained(error: Exception, op: Any, values: Sequence[Any]) -> NoReturn:
+    """Raise what a failed forward means: typed where the cause is known, else with a note.
+
+    Args:
+        error: what the forward of `op` raised.
+        op: a Primitive or Fused. Of one from outside the package a ValueError may mean anything.
+        values: its operands.
+    """
     if isinstance(error, TinygradError):
         raise error
+    name = op.__name__
     seen = ", ".join(f"{v.shape} {v.dtype}" if type(v) in ARRAY_TYPES else repr(v) for v in values)
     arrays = [v for v in values if type(v) in ARRAY_TYPES]
     places = list(dict.fromkeys(backends.of(a).device_of(a) for a in arrays))
     if len(places) > 1:
         raise DeviceError(
-            f"{op}: operands are on different devices ({' and '.join(places)}); "
+            f"{name}: operands are on different devices ({' and '.join(places)}); "
             f"move one of them with .to({places[0]!r}). Operands: {seen}"
         ) from error
-    if isinstance(error, IndexError):
-        raise IndexOutOfRangeError(f"{op}: {error}; operands: {seen}") from error
-    if isinstance(error, ValueError):
-        hint = HINTS.get(op) or (BROADCAST if not _fit(arrays) else "")
-        raise ShapeError(f"{op}: {str(error).strip()}; operands: {seen}. {hint}") from error
-    error.add_note(f"in {op}, with operands: {seen}")
+    if op.forward.__module__.startswith("tinygrad_rnn."):
+        if isinstance(error, IndexError):
+            raise IndexingError(f"{name}: {error}; operands: {seen}") from error
+        if isinstance(error, ValueError):
+            hint = f". {HINTS[name]}" if name in HINTS else ""
+            raise ShapeError(f"{name}: {str(error).strip()}; operands: {seen}{hint}") from error
+    error.add_note(f"in {name}, with operands: {seen}")
     raise error
-
-
-def _fit(arrays: Sequence[Array]) -> bool:
-    """Whether the shapes can be broadcast against each other."""
-    try:
-        np.broadcast_shapes(*(a.shape for a in arrays))
-    except ValueError:
-        return False
-    return True

@@ -90,14 +90,23 @@ class Node:
             if wanted is None or parent in wanted
         ]
 
-    def saved(self) -> Iterator[tuple[str, Array]]:
-        """What the rules are going to read, each array with what it is to the op."""
-        names = (*self.op.inputs, "its own result")  # a rule's place -1 is the result
-        for _, rule, args, options in self.edges:
-            for place, value in zip(rule.saves, args, strict=True):
-                yield from arrays_in(
-                    value, f"the input {names[place]!r}" if place >= 0 else names[-1]
-                )
+    def saved(
+        self,
+        wanted: set[Any] | None = None,
+        *,
+        recorded: bool = True,  # noqa: ARG002 - for a FusedNode
+    ) -> Iterator[tuple[str, Array]]:
+        """What the rules are going to read, each array with what it is to the op.
+
+        Only for the parents in `wanted`, if given. `recorded`: in a sweep under ``create_graph``,
+        which reads the same here, and more of a fused op.
+        """
+        names = [*(f"the input {name!r}" for name in self.op.inputs), "its own result"]
+        for parent, rule, args, options in self.edges:
+            if wanted is not None and parent not in wanted:
+                continue
+            for place, value in zip(rule.saves, args, strict=True):  # -1 is the result
+                yield from arrays_in(value, names[place])
             for name, value in options.items():
                 yield from arrays_in(value, f"the {name}")
 
@@ -196,7 +205,7 @@ class Primitive:
         try:
             out = self.forward(*values, **options)
         except Exception as error:  # noqa: BLE001 - named, and raised again
-            raise_explained(error, self.__name__, values)
+            raise_explained(error, self, values)
         if type(out) not in ARRAY_TYPES:
             out = np.asarray(out)  # NumPy gives 0-d results as scalars: the one place that mends it
         if not is_tensor:

@@ -2,12 +2,13 @@
 
 A gradient that would be wrong is not computed: the graph may be gone, an array that a rule saved
 may have changed, or an output may not depend on what it is to be differentiated by. All of it is
-decided before the first rule runs: after a refusal nothing has been freed and no ``.grad`` touched.
+decided before the first rule runs, as far as it can be known by then, and in any case before a
+``.grad`` is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from tinygrad_rnn.backends.base import Array
@@ -16,7 +17,7 @@ from tinygrad_rnn.core.tensor import Leaf
 from tinygrad_rnn.errors import NotDifferentiableError, SavedArrayChangedError
 
 
-def check_saved(order: list[Any], wanted: set[Any] | None) -> None:
+def check_saved(order: list[Any], wanted: set[Any] | None, *, recorded: bool) -> None:
     """Refuse to sweep where a rule would read an array that was written to since it was saved.
 
     One comparison for the whole graph, unless something was written since its oldest node was made.
@@ -27,7 +28,7 @@ def check_saved(order: list[Any], wanted: set[Any] | None) -> None:
     for node in order:
         if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
             continue
-        for what, array in node.saved():
+        for what, array in node.saved(wanted, recorded=recorded):
             if written(array) > node.number:
                 raise SavedArrayChangedError(changed(node.name, what, array, "written to"))
 
@@ -56,6 +57,17 @@ def freed(node: Any, *, first: bool) -> str:
         f"that is a recurrent state carried over from the window before, cut it with "
         f"state.detach(); if a second pass is meant, give the first one retain_graph=True"
     )
+
+
+def check_unmoved(leaves: Iterable[Any]) -> None:
+    """Refuse to leave a gradient where nobody will find it."""
+    for leaf in leaves:
+        if leaf.moved:
+            raise NotDifferentiableError(
+                f"backward: a parameter of shape {leaf.shape} and dtype {leaf.dtype} was converted "
+                f"or moved, by .to() on its module, after the forward pass; the gradient belongs "
+                f"to what it was before. Run the forward pass again"
+            )
 
 
 def check_used(targets: Sequence[Any], reached: Container[Any]) -> None:

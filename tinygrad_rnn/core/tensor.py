@@ -35,7 +35,7 @@ from tinygrad_rnn.errors import (
 class Leaf:
     """The end of a graph: it collects the gradient of an array that a person made."""
 
-    __slots__ = ("array_type", "dtype", "grad", "hooks", "number", "shape")
+    __slots__ = ("array_type", "dtype", "grad", "hooks", "moved", "number", "shape")
 
     parents: tuple[()] = ()
     name = "leaf"
@@ -44,6 +44,7 @@ class Leaf:
         self.number = next_number()
         self.array_type, self.shape, self.dtype = type(array), array.shape, array.dtype
         self.grad: Array | None = None
+        self.moved = False  # its tensor has another end by now, and would not see the gradient
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
 
 
@@ -150,6 +151,7 @@ class Tensor:
                     f".grad needs a {needed[0].__name__} of shape {needed[1]} and dtype "
                     f"{needed[2]}, got {seen[0].__name__} of shape {seen[1]} and dtype {seen[2]}"
                 )
+            value = value.copy(order="C")  # clipping scales it in place: it is nobody else's
         self._node.grad = value
 
     # ---- where it stands in a graph ----
@@ -193,6 +195,7 @@ class Tensor:
             return
         new = Leaf(data)
         new.grad, new.hooks = grad, old.hooks
+        old.moved = True
         if self._node is None:
             self._kept = new
         else:
@@ -227,8 +230,9 @@ class Tensor:
         """The array of a leaf, for writing in place: the one door for optimizers and loaders.
 
         Every call is stamped (`core/clock.py`). A backward pass through a graph that was made
-        before and needs the old values raises `SavedArrayChangedError`. So write at once, and ask
-        again for the next write.
+        before and needs the old values raises `SavedArrayChangedError`. So write at once, ask again
+        for the next write, and compute what is to be written first: in ``x.writable()[...] = f(x)``
+        Python asks for the array, and stamps it, before it calls f.
         """
         if not self.is_leaf:
             raise NotDifferentiableError("only a leaf may be written to; a result is immutable")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,7 @@ import numpy as np
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 
-PACKAGE = str(Path(__file__).parents[1])  # frames of files below it are not the user's
+PACKAGE = str(Path(__file__).parents[1]) + os.sep  # frames of files below are not the user's
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,20 @@ class Anomaly:
 
 @dataclass
 class Trace:
-    """Where a node was made, and what the arrays were that it saved."""
+    """Where a node was made, and what the arrays were that it saved.
+
+    Attributes:
+        line, step: of the program, and of its loop over time.
+        modules: weak references to those that were running: one may hold the result that holds us.
+        gates: of a recurrent layer, those that the result belongs to.
+        prints: a fingerprint of each saved array, by its id; the node keeps the arrays alive.
+    """
 
     line: str
     step: int | None
     modules: tuple[Any, ...]
     gates: frozenset[str] = frozenset()
-    prints: list[bytes] = field(default_factory=list)
+    prints: dict[int, bytes] = field(default_factory=dict)
 
 
 def bad_places(value: Array, nan_only: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -94,14 +102,19 @@ def fingerprint(array: Array) -> bytes:
     return hashlib.blake2b(host.tobytes(), digest_size=16).digest()
 
 
-def layer(modules: tuple[Any, ...], node: Any) -> str:
-    """The innermost module that was running, by its path in the outermost, and its parameters."""
-    if not modules:
+def layer(modules: tuple[Any, ...], ends: Container[Any]) -> str:
+    """The innermost module that was running, by its path in the outermost, and its parameters.
+
+    Named are the parameters that are among `ends`, the leaves that an op works on.
+    """
+    running = [module for ref in modules if (module := ref()) is not None]
+    if not running:
         return ""
-    outer, inner = modules[0], modules[-1]
+    outer, inner = running[0], running[-1]
     path = next((name for name, module in outer.named_modules() if module is inner), "")
     text = f"{type(inner).__name__}({inner.describe()})"
-    used = [name for name, p in inner.named_parameters() if p._node in (node.parents or ())]
+    named = inner.named_parameters()
+    used = [name for name, p in named if p._node is not None and p._node in ends]
     return (f"{path}, " if path else "") + text + (f", with {', '.join(used)}" if used else "")
 
 

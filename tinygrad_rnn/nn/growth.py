@@ -4,15 +4,16 @@ A state that is carried on without a ``detach`` brings its graph along, and the 
 window so far stay alive. Nothing fails until memory runs out; the gradient may even be right, of a
 loss that nobody meant to differentiate that far.
 
-Each recurrent layer writes on the node of its trajectory how many time steps lie behind it: its
-own, plus those behind the state it was given. That is one small search per window, and nothing is
-remembered between calls.
+Each recurrent layer writes on the node of its trajectory what lies behind it: how many windows, and
+how many time steps, its own and those behind the state it was given. That is one small search per
+window, and nothing is remembered between calls.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tinygrad_rnn.core.grad_mode import recording
@@ -20,52 +21,71 @@ from tinygrad_rnn.core.tensor import Leaf
 from tinygrad_rnn.core.trace import user_level
 from tinygrad_rnn.errors import GraphGrowthWarning
 
-LONG = 1000  # time steps: a shorter graph is never worth a warning, a decoder's in steps of 1, say
-WINDOWS = 20  # nor is one of so many windows
+# Both have to be passed. A decoder goes step by step, often for hundreds of steps, and an encoder
+# before it may have read thousands in one window: the longest window does not count.
+WINDOWS = 20
+STEPS = 1000
 NEARBY = 64  # nodes to look through for the layer that a state came from
 
 
-def steps_behind(states: Sequence[Any], T: int, layer: str) -> int:
-    """The time steps behind `states`, as far as recurrent layers know; warns where it is too many.
+@dataclass(frozen=True)
+class Behind:
+    """What the graph behind a recurrent state consists of, as far as recurrent layers know."""
+
+    windows: int = 0
+    steps: int = 0
+    longest: int = 0  # of the windows, in steps
+    warned: bool = False
+
+    def and_a_window(self, T: int, *, warned: bool) -> Behind:
+        """The same with a window of `T` steps on top."""
+        return Behind(self.windows + 1, self.steps + T, max(self.longest, T), warned)
+
+    @property
+    def is_long(self) -> bool:
+        return self.windows > WINDOWS and self.steps - self.longest > STEPS
+
+
+def look_behind(states: Sequence[Any], T: int, layer: str) -> Behind:
+    """What will lie behind a window of `T` steps that begins with `states`; warns if too much does.
 
     Args:
-        states: Tensors, just before a `layer` reads a window of `T` steps.
-        T: the length of that window.
+        states: Tensors, just before a `layer` reads the window.
+        T: the length of the window.
         layer: what a warning is to call it.
     """
     nodes = [getattr(s, "_node", None) for s in states]  # a plain array has none
     if not recording.enabled or all(type(n) in (type(None), Leaf) for n in nodes):
-        return 0
+        return Behind().and_a_window(T, warned=False)
     behind = _search(nodes)
-    limit = max(LONG, WINDOWS * T)
-    if behind > limit >= behind - T:  # once, on passing it
+    if behind.is_long and not behind.warned:
         warnings.warn(
-            f"{layer}: the graph behind the given state goes back {behind:,} time steps, and this "
-            f"window has {T}; the arrays of all of them are kept. Cut it between windows with "
-            f"state.detach(), or evaluate under tg.no_grad(). To go back that far on purpose, "
-            f"ignore tg.GraphGrowthWarning",
+            f"{layer}: the graph behind the given state goes back {behind.steps:,} time steps in "
+            f"{behind.windows:,} windows, and this one has {T}; the arrays of all of them are "
+            f"kept. Cut it between windows with state.detach(), or evaluate under tg.no_grad(). "
+            f"To go back that far on purpose, ignore tg.GraphGrowthWarning",
             GraphGrowthWarning,
             stacklevel=user_level(),
         )
-    return behind
+    return behind.and_a_window(T, warned=behind.warned or behind.is_long)
 
 
-def _search(stack: list[Any]) -> int:
-    """The largest number that a recurrent layer wrote on a node near by.
+def _search(stack: list[Any]) -> Behind:
+    """The most that a recurrent layer wrote on a node near by.
 
-    Two or three nodes cut a state out of its trajectory; behind one with a number nothing is
-    searched.
+    Two or three nodes cut a state out of its trajectory; behind one that says what is behind it
+    nothing is searched.
     """
     seen: set[Any] = set()
-    longest = 0
+    most = Behind()
     while stack and len(seen) < NEARBY:
         node = stack.pop()
         if node is None or node in seen or not node.parents:
             continue  # a leaf, or freed: nothing is kept behind it
         seen.add(node)
-        steps = getattr(node, "steps", None)
-        if steps is None:
+        behind = getattr(node, "behind", None)
+        if behind is None:
             stack.extend(node.parents)
         else:
-            longest = max(longest, steps)
-    return longest
+            most = max(most, behind, key=lambda b: b.steps)
+    return most

@@ -115,7 +115,7 @@ class Module:
             if new._data is not parameter._data:
                 grad = None if parameter._leaf is None else parameter._leaf.grad
                 if grad is not None:
-                    grad = to(Tensor(grad), dtype=new.dtype, device=new.device).data
+                    grad = to(Tensor(grad), dtype=new.dtype, device=new.device)._data
                 parameter.rehouse(new._data, grad)
         return self
 

@@ -24,7 +24,7 @@ from tinygrad_rnn.core.fused import FusedNode
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import DTypeError, ShapeError
 from tinygrad_rnn.nn import functional, init
-from tinygrad_rnn.nn.growth import steps_behind
+from tinygrad_rnn.nn.growth import look_behind
 from tinygrad_rnn.nn.layers import check_size, new_parameter
 from tinygrad_rnn.nn.module import Module
 from tinygrad_rnn.ops import lstm as lstm_op
@@ -109,7 +109,7 @@ class Recurrent(Module):
         """All layers over (T, B, I): the output (T, B, D*H) and the last state of each kind."""
         ends: list[list[Any]] = [[] for _ in range(self.kinds)]
         T = len(x if ids is None else ids)
-        behind = steps_behind(states, T, self._name)
+        behind = look_behind(states, T, self._name)
         for layer in range(self.num_layers):
             outputs = []
             for d, suffix in enumerate(self._suffixes(layer)):
@@ -118,7 +118,7 @@ class Recurrent(Module):
                     x, ids = (flip(x, 0), None) if ids is None else (x, flip(ids, 0))
                 trajectory = self._window(x, ids, [s[place] for s in states], suffix)
                 if isinstance(trajectory._node, FusedNode):
-                    trajectory._node.steps = behind + T
+                    trajectory._node.behind = behind
                 y = trajectory[0, 1:]  # (T, B, H)
                 outputs.append(flip(y, 0) if d == 1 else y)
                 for kind, end in enumerate(ends):

@@ -8,6 +8,7 @@ an embedding lives on.
 from __future__ import annotations
 
 import builtins
+import operator
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,9 @@ def getitem(x: Any, index: Any) -> Any:
     """
     like = x._data if isinstance(x, Tensor) else x
     if isinstance(index, tuple):
-        sizes = _sizes(index, x.shape)
+        # NumPy checks for itself, and the sizes need not be known.
+        plain = type(like) is np.ndarray
+        sizes = [0] * len(index) if plain else _sizes(index, x.shape)
         settled: Any = tuple(_settle(part, like, n) for part, n in zip(index, sizes, strict=True))
     else:
         settled = _settle(index, like, x.shape[0] if x.shape else 0)
@@ -71,7 +74,7 @@ def _sizes(index: tuple[Any, ...], shape: tuple[int, ...]) -> list[int]:
 
 def _dimensions(part: Any) -> int:
     """How many dimensions a part of an index uses up: as many as a mask has, else one."""
-    if part is None or part is Ellipsis or isinstance(part, bool):
+    if part is None or part is Ellipsis or isinstance(part, bool | np.bool_):
         return 0
     if isinstance(part, list):
         part = np.asarray(part)
@@ -84,9 +87,13 @@ def _settle(part: Any, like: Array, size: int, op: str = "getitem") -> Any:
     NumPy refuses a number that is out of range. Other libraries wrap it around, in silence, so for
     them it is checked here: on the host, which costs no waiting, if that is where it comes from.
     """
-    if part is None or part is Ellipsis or isinstance(part, int | slice):
-        if isinstance(part, bool):
-            return backends.of(like).xp.asarray(part)
+    if type(part) is int:
+        return part
+    if isinstance(part, bool | np.bool_):
+        return backends.of(like).xp.asarray(bool(part))
+    if isinstance(part, slice):
+        return slice(*(_whole(end) for end in (part.start, part.stop, part.step)))
+    if part is None or part is Ellipsis or isinstance(part, int):
         return part
     if isinstance(part, np.integer):
         return int(part)
@@ -94,8 +101,9 @@ def _settle(part: Any, like: Array, size: int, op: str = "getitem") -> Any:
     if isinstance(array, list | tuple):
         array = np.asarray(array, dtype=np.int64 if len(array) == 0 else None)
     if type(array) not in backends.ARRAY_TYPES or array.dtype.kind not in "biu":
-        seen = getattr(array, "dtype", type(array).__name__)
-        raise DTypeError(f"indexing: an index is made of integers, bools and slices, got {seen}")
+        known = type(array) in backends.ARRAY_TYPES
+        seen = f"an array of {array.dtype}" if known else f"a {type(array).__name__}"
+        raise DTypeError(f"{op}: an index is made of integers, bools and slices, got {seen}")
     if type(like) is not np.ndarray and array.dtype.kind in "iu":
         backends.of(array).check_index(array, size, op, lowest=-size)
     if type(array) is np.ndarray and type(like) is not np.ndarray:
@@ -105,6 +113,11 @@ def _settle(part: Any, like: Array, size: int, op: str = "getitem") -> Any:
     # A copy of the caller's own array: one that is filled anew before the backward pass, as a data
     # loader's buffer is, would send the gradient to other rows.
     return array if array is not part or isinstance(part, Tensor) else array.copy()
+
+
+def _whole(number: Any) -> int | None:
+    """A Python number of its own: an array or a Tensor at a slice's end may change later."""
+    return number if number is None or type(number) is int else operator.index(number)
 
 
 def _numbers(indices: Any, like: Array, size: int, op: str) -> Any:
@@ -150,7 +163,8 @@ def as_index(ids: Any, like: Any, size: int, op: str, *, ignore: int | None = No
     else:
         _check_place(array, like, op)
         backend.check_index(counted, size, op)
-    return array.copy() if array is ids else array  # as in `_settle`: a loader may refill its own
+    # As in `_settle`: a loader may refill its own, and of whatever `ids` is, this may be a view.
+    return array if isinstance(ids, Tensor) else array.copy()
 
 
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
@@ -188,6 +202,12 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
             f"dimensions as the tensor of shape {x.shape}"
         )
     return along_axis(x, numbers, place)
+
+
+def diagonal(x: Any) -> Any:
+    """``x[k, k]`` for every k along the first two dimensions, which have one size."""
+    numbers = namespace(x._data if isinstance(x, Tensor) else x).arange(x.shape[0])
+    return _getitem(x, index=(numbers, numbers), shape=x.shape)
 
 
 def along_axis(x: Any, numbers: Array, place: int) -> Any:

@@ -10,6 +10,7 @@ from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.primitive import primitive
 from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.errors import ShapeError
+from tinygrad_rnn.ops.indexing import diagonal
 from tinygrad_rnn.ops.reduce import sum
 from tinygrad_rnn.ops.shape import (
     broadcast_to,
@@ -149,9 +150,7 @@ def _diagonal(x: Any, term: list[str]) -> tuple[Any, list[str]]:
             if x.shape[first] != x.shape[second]:
                 raise ShapeError(f"einsum: letter {name!r} stands for two sizes in {x.shape}")
             rest = [i for i in range(x.ndim) if i not in (first, second)]
-            plain = x._data if isinstance(x, Tensor) else x
-            numbers = namespace(plain).arange(x.shape[first])
-            on_diagonal = permute_dims(x, (first, second, *rest))[(numbers, numbers)]
+            on_diagonal = diagonal(permute_dims(x, (first, second, *rest)))
             return _diagonal(on_diagonal, [name, *(term[i] for i in rest)])
     return x, term
 

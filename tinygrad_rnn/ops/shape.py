@@ -163,7 +163,8 @@ def roll(x: Any, shift: Shape, axis: int | Sequence[int] | None = None) -> Any:
     """
     if axis is None:
         return reshape(roll(ravel(x), shift, 0), x.shape)
-    shifts, axes = _as_tuple(shift), normalize_axes(axis, x.ndim, "roll")
+    shifts = tuple(operator.index(s) for s in _as_tuple(shift))
+    axes = normalize_axes(axis, x.ndim, "roll")
     if len(shifts) != len(axes):
         raise ShapeError(f"roll: {len(shifts)} shifts for {len(axes)} axes; needed one for each")
     return _roll(x, shift=shifts, axes=axes)
@@ -179,7 +180,7 @@ _tril.vjp(x=lambda g, *, k: _tril(g, k=k))
 
 def tril(x: Any, k: int = 0) -> Any:
     """`x` with zeros above the k-th diagonal of its last two dimensions."""
-    return _tril(x, k=k)
+    return _tril(x, k=operator.index(k))
 
 
 @primitive
@@ -192,7 +193,7 @@ _triu.vjp(x=lambda g, *, k: _triu(g, k=k))
 
 def triu(x: Any, k: int = 0) -> Any:
     """`x` with zeros below the k-th diagonal of its last two dimensions."""
-    return _triu(x, k=k)
+    return _triu(x, k=operator.index(k))
 
 
 @primitive
