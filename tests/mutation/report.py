@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import platform
 import sys
@@ -91,7 +92,8 @@ def markdown(results: Sequence[Result], seconds: float, jobs: int) -> str:
         rows.append((*(c.replace("|", r"\|") for c in cells), f"{r.outcome.seconds:.1f}"))
     versions = (
         f"CPython {platform.python_version()}, NumPy {np.__version__}, "
-        f"Hypothesis {hypothesis.__version__}, {sys.platform}, {os.cpu_count()} cores"
+        f"Hypothesis {hypothesis.__version__}, {sys.platform}, {os.cpu_count()} cores, "
+        f"{dt.date.today()}"
     )
     about = (
         "Deliberate mistakes in the package, one at a time, and what the tests said to each. "
