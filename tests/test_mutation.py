@@ -105,7 +105,7 @@ def test_each_kind_of_end_is_told_apart(project):
         mutant("killed-again", "x / 2", "x * 3"),  # as long as before, in the same second: no cache
         mutant("comment", "# of x", "# of y"),
         mutant("elsewhere", "SPARE = 1", "SPARE = 2"),  # the whole suite knows
-        mutant("syntax", "return", "retrun"),
+        mutant("syntax", "return", "return return"),
     ]
     with Workers(project, 2) as workers:
         results = {r.mutant.name: r for r in workers.judge(mutants)}
