@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tinygrad_rnn.core.primitive import nodes_behind
 from tinygrad_rnn.testing.places import shares_memory
-from tinygrad_rnn.testing.properties import nodes_behind
 
 __all__ = ["leaves", "ops_behind", "shares_memory"]
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+from tests.checking import ops_behind
 from tests.test_gradients import all_ops
 from tinygrad_rnn import _check_examples, _check_layers, _cli_check
 from tinygrad_rnn.cli import main
-from tinygrad_rnn.core.fused import Fused
-from tinygrad_rnn.core.primitive import Rule
+from tinygrad_rnn.core.fused import Fused, FusedNode
+from tinygrad_rnn.core.primitive import Rule, nodes_behind
 from tinygrad_rnn.nn import functional
 from tinygrad_rnn.ops import (
     METHODS,
@@ -49,22 +50,6 @@ def not_ok(table):
 # ---- the examples are complete -------------------------------------------------------------------
 
 
-def nodes_behind(tensors):
-    """Every node in the graphs of `tensors` that an op made."""
-    stack = [t._node for t in tensors]
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node not in seen and hasattr(node, "op"):
-            seen.add(node)
-            stack.extend(node.parents)
-    return seen
-
-
-def ops_behind(tensors):
-    return {node.op for node in nodes_behind(tensors)}
-
-
 def recorded(example):
     """The outputs of an example that have a graph, and the leaves it begins with."""
     leaves = [*example.fn.parameters()] if isinstance(example.fn, tg.nn.Module) else []
@@ -94,7 +79,7 @@ def reached(example):
 
 def fused_nodes(example):
     """The nodes of fused ops in the forward pass of an example."""
-    return [node for node in nodes_behind(recorded(example)[0]) if isinstance(node.op, Fused)]
+    return [n for n in nodes_behind(recorded(example)[0]) if isinstance(n, FusedNode)]
 
 
 def test_every_op_that_has_a_rule_is_reached_by_the_row_of_its_name():

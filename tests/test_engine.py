@@ -17,7 +17,7 @@ import tinygrad_rnn as tg
 from tests import checking
 from tinygrad_rnn.core.clock import written
 from tinygrad_rnn.core.grad_mode import recording
-from tinygrad_rnn.core.primitive import Node
+from tinygrad_rnn.core.primitive import Node, nodes_behind
 from tinygrad_rnn.ops import lstm as lstm_ops
 from tinygrad_rnn.ops import rnn as rnn_ops
 
@@ -37,15 +37,9 @@ def live_nodes() -> int:
     return sum(issubclass(type(o), Node) for o in gc.get_objects())
 
 
-def nodes_behind(tensor) -> list:
+def nodes_of(tensor) -> list:
     """Every node of a graph, leaves left out."""
-    stack, seen = [tensor._node], {}
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Node) and id(node) not in seen:
-            seen[id(node)] = node
-            stack.extend(p for p in node.parents if p is not None)
-    return list(seen.values())
+    return [node for node in nodes_behind([tensor]) if isinstance(node, Node)]
 
 
 def window(x, w):
@@ -116,7 +110,7 @@ def test_nodes_hold_what_rules_ask_for():
     y = a
     for _ in range(40):
         y = y + b
-    nodes = nodes_behind(y)
+    nodes = nodes_of(y)
     assert len(nodes) == 40
     assert sum(len(args) for n in nodes for _, _, args, _ in n.edges) == 0
     t = tg.tanh(a)
@@ -147,8 +141,8 @@ def test_a_window_of_an_lstm_is_one_node(backend):
     inputs = checking.leaves(backend, lstm_arrays())
     states = lstm_ops.lstm(*inputs)
     y, carry = states[0, 1:], states[:, -1]
-    assert len(nodes_behind(states)) == 1
-    assert len(nodes_behind(y)) == len(nodes_behind(carry)) == 2
+    assert len(nodes_of(states)) == 1
+    assert len(nodes_of(y)) == len(nodes_of(carry)) == 2
 
 
 def test_nothing_is_kept_without_a_backward_to_come(backend):

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn._gradcheck_inputs import Host, Problem, flat, graph
+from tinygrad_rnn._gradcheck_inputs import Host, Problem, flat
 from tinygrad_rnn.core.fused import Fused, FusedNode, identity
 from tinygrad_rnn.core.grad_mode import enable_grad, no_grad
-from tinygrad_rnn.core.primitive import Primitive
+from tinygrad_rnn.core.primitive import Primitive, nodes_behind
 from tinygrad_rnn.core.tensor import Leaf, Tensor, wrap
 from tinygrad_rnn.errors import TinygradError
 from tinygrad_rnn.ops import arithmetic, convert, elementwise, indexing, linalg, reduce, shape
@@ -131,7 +131,7 @@ def obstacle(problem: Problem, analytic: Collection[Primitive]) -> str:
 
 def _ops_behind(outputs: list[Tensor]) -> Iterator[Any]:
     """The primitives of a graph; those of its specification in the place of a fused op."""
-    for node in graph(outputs):
+    for node in nodes_behind(outputs):
         if isinstance(node, FusedNode):
             parents = node.parents or ()
             copies = [
@@ -173,7 +173,7 @@ def complex_step(problem: Problem, v: list[Host], analytic: Collection[Primitive
 
 
 def _fused_in(problem: Problem) -> list[Fused]:
-    nodes = graph(problem.outputs())
+    nodes = nodes_behind(problem.outputs())
     return list({node.op for node in nodes if isinstance(node, FusedNode)})
 
 

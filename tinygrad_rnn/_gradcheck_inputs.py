@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tinygrad_rnn import backends
 from tinygrad_rnn.core.engine import grad
 from tinygrad_rnn.core.grad_mode import enable_grad
+from tinygrad_rnn.core.primitive import nodes_behind
 from tinygrad_rnn.core.tensor import Leaf, Tensor
 from tinygrad_rnn.errors import DTypeError
 from tinygrad_rnn.nn.module import Module
@@ -169,7 +170,7 @@ def refuse_narrow(problem: Problem) -> None:
     Differences of what was once rounded to float32 have errors of a percent.
     """
     reached = {x._node for x in problem.leaves}
-    for node in graph(problem.outputs()):
+    for node in nodes_behind(problem.outputs()):
         if type(node) is not Leaf and not reached.isdisjoint(node.parents or ()):
             reached.add(node)
             if node.dtype.itemsize < 8:
@@ -193,7 +194,7 @@ def lent(leaves: Sequence[Tensor]) -> Iterator[None]:
             node.moved = False  # it is the end of the graph again
 
 
-# ---- backward passes and graphs ----
+# ---- backward passes ----
 
 
 def vjp(
@@ -214,18 +215,6 @@ def gradients(
     with np.errstate(all="ignore"):
         found = vjp(outputs, leaves, cotangents, **options)
     return [np.zeros(x.shape) if g is None else host(g) for x, g in zip(leaves, found, strict=True)]
-
-
-def graph(outputs: Sequence[Tensor]) -> list[Any]:
-    """Every node behind the outputs, oldest first."""
-    stack = [y._node for y in outputs if y._node is not None]
-    seen = set(stack)
-    while stack:
-        for parent in stack.pop().parents or ():
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return sorted(seen, key=lambda node: node.number)
 
 
 # ---- small things ----

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,21 @@ class Node:
         """Let go of the saved arrays and of the nodes before this one."""
         self.parents = None
         self.edges = []
+
+
+def nodes_behind(tensors: Iterable[Tensor | None]) -> list[Any]:
+    """Every node in the graphs of some tensors, leaves included, the oldest first.
+
+    For whoever wants to look at a graph (draw it, check it). Where one was freed, it ends.
+    """
+    stack = [t._node for t in tensors if t is not None and t._node is not None]
+    seen = set(stack)
+    while stack:
+        for parent in stack.pop().parents or ():
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return sorted(seen, key=lambda node: node.number)
 
 
 def _in_place_of(value: Any, node: Any) -> Any:

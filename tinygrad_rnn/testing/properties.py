@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_rnn.core.fused import FusedNode
+from tinygrad_rnn.core.primitive import nodes_behind
 from tinygrad_rnn.core.tensor import Leaf, Tensor
 from tinygrad_rnn.errors import GradcheckError
 from tinygrad_rnn.testing.places import LAYOUTS, Place, shares_memory
@@ -246,15 +247,3 @@ def specification(p: Point) -> None:
 
 def _constant(value: Any) -> Any:
     return value if isinstance(value, float | int) else Tensor(value)
-
-
-def nodes_behind(tensors: Sequence[Any]) -> list[Any]:
-    """Every node in the graphs of `tensors`."""
-    stack = [t._node for t in tensors if t is not None and t._node is not None]
-    seen: dict[Any, None] = {}
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen[node] = None
-            stack.extend(node.parents)
-    return [*seen]

@@ -17,6 +17,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from tinygrad_rnn.core.primitive import nodes_behind
 from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.errors import NotDifferentiableError
 
@@ -33,7 +34,7 @@ def graph_lines(tensor: Tensor) -> Iterator[str]:
             "graph_lines: this tensor has no graph; it was made under no_grad, detached, or "
             "computed from tensors that require no gradient"
         )
-    nodes = _behind(tensor._node)
+    nodes = nodes_behind([tensor])
     number = {node: i for i, node in enumerate(nodes)}
     for node in reversed(nodes):
         yield _line(node, number)
@@ -50,17 +51,6 @@ def graph_text(tensor: Tensor, *, limit: int | None = 1000) -> str:
     shown = list(itertools.islice(lines, limit))
     left = sum(1 for _ in lines)
     return "\n".join([*shown, *([f"... and {left:,} older ones"] if left else [])])
-
-
-def _behind(root: Any) -> list[Any]:
-    """Every node behind `root`, the oldest first; without recursion, as in backward."""
-    seen, stack = {root}, [root]
-    while stack:
-        for parent in stack.pop().parents or ():
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return sorted(seen, key=lambda node: node.number)
 
 
 def _line(node: Any, number: dict[Any, int]) -> str:
