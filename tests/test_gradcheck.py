@@ -306,3 +306,27 @@ def test_a_graph_made_before_still_runs_backward_after():
     assert gradcheck(tg.square, [x]).passed
     y.backward()
     np.testing.assert_array_equal(x.grad, 2 * SMALL)
+
+
+def test_tolerances_that_tolerate_everything_are_refused():
+    for wrong in (
+        {"eps": 0.0},
+        {"eps": np.nan},
+        {"atol": -1.0},
+        {"rtol": np.nan},
+        {"rtol": np.inf},
+    ):
+        with pytest.raises(DataError, match="needed finite numbers"):
+            gradcheck(tg.exp, SMALL, **wrong)
+
+
+def test_a_point_outside_of_the_domain_is_said_to_be_one():
+    with np.errstate(all="ignore"), pytest.raises(GradcheckError, match="inside of its domain"):
+        gradcheck(tg.log, np.array([-1.0, 2.0]))
+
+
+def test_a_layer_that_a_function_closes_over_in_float32_is_explained():
+    layer = tg.nn.Linear(2, 1, rng=0)
+    with pytest.raises(DTypeError, match="pass the Module itself as fn"):
+        gradcheck(lambda x: layer(x), np.ones((2, 2)))
+    assert gradcheck(layer, np.ones((2, 2))).passed

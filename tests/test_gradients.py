@@ -149,9 +149,14 @@ def test_the_right_rule_passes(backend):
 
 
 def test_a_missing_rule_is_rejected(backend):
-    """An input without a rule passes no gradient on, in silence: the differences notice."""
+    """A forgotten term: the op refuses. Declared to be none, it is the differences that notice."""
     op = tg.primitive(lambda a, b: a * b)
     op.vjp(a=lambda g, b: g * b)
+    a, b = (backend.tensor(np.ones(2), requires_grad=True) for _ in range(2))
+    with pytest.raises(tg.NotDifferentiableError, match=r"no rule for the input 'b'.*vjp\(b="):
+        op(a, b)
+    assert not op(a.detach(), 2.0).requires_grad
+    op.vjp(b=None)
     with pytest.raises(tg.GradcheckError, match=r"first order: .* for input 1 alone 0 against"):
         check(op, "real", "real", backend=backend)
 

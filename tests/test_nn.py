@@ -35,6 +35,23 @@ NAMES = [
 ]  # fmt: skip
 
 
+def test_a_parameter_is_not_replaced_by_what_no_optimizer_knows():
+    """``layer.weight -= step`` computes a tensor and assigns it: the parameter would be lost."""
+    layer = nn.Linear(2, 1, rng=0)
+    weight = layer.weight
+    with tg.no_grad():
+        with pytest.raises(tg.DTypeError, match=r"Linear.weight.*writable\(\)"):
+            layer.weight = weight - 0.1
+        with pytest.raises(tg.NotDifferentiableError, match=r"writable\(\)"):
+            layer.weight -= 0.1
+    with pytest.raises(tg.DTypeError, match=r"nn.Parameter"):
+        layer.weight = np.zeros((1, 2))
+    assert layer.weight is weight
+    layer.weight = nn.Parameter(np.zeros((1, 2), np.float32))
+    layer.bias = None
+    assert list(layer.state_dict()) == ["weight"]
+
+
 def test_walking_counts_a_tied_parameter_once():
     model = Tied()
     assert [name for name, _ in model.named_parameters()] == NAMES

@@ -153,6 +153,28 @@ def test_freezing_keeps_the_gradient_the_hooks_and_older_graphs(backend):
     assert seen == [[1, 1], [3, 3]]
 
 
+def test_an_update_in_place_is_refused_where_it_would_do_nothing():
+    """A loop by hand, ``p -= lr * g``, would give the name to a new tensor and train nothing."""
+    p = tg.tensor([1.0, 2.0], requires_grad=True)
+    for change in ("p += 1", "p -= 1", "p *= 2", "p /= 2", "p **= 2"):
+        with tg.no_grad(), pytest.raises(tg.NotDifferentiableError, match=r"writable\(\).*p\.grad"):
+            exec(change, {"p": p})
+    p.writable()[...] = p.data - 0.5
+    assert p.tolist() == [0.5, 1.5]
+    total = tg.tensor(0.0)  # a running sum is another matter: each is a new tensor, and recorded
+    for _ in range(2):
+        total += (p * p).sum()
+    total *= 2.0
+    total.backward()
+    assert p.grad.tolist() == [4.0, 12.0]
+
+
+def test_the_truth_of_many_is_asked_for_by_name():
+    with pytest.raises(tg.ShapeError, match=r"\.data\.any\(\)"):
+        bool(tg.tensor([1.0, 2.0]) > 0)
+    assert bool(tg.tensor([1.0]) > 0)
+
+
 def test_a_write_and_a_cleared_gradient_while_frozen_are_not_forgotten():
     x = tg.tensor([1.0], requires_grad=True)
     x.sum().backward()

@@ -458,3 +458,9 @@ def test_the_sync_budget_raises():
     with pytest.raises(tg.GradcheckError, match="1 host sync"), testing.sync_budget(0):
         x.item()
     assert fake_device.FakeArray is type(x.data)
+
+
+def test_orders_and_devices_are_what_they_can_be():
+    with pytest.raises(tg.DataError, match="order is 1 or 2"):
+        testing.check_op(tg.tanh, "real", order=3)
+    testing.check_op(tg.tanh, "real", devices="cpu", max_examples=2)

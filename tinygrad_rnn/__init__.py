@@ -145,8 +145,8 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":  # needs Hypothesis, an extra; so it is not in `__all__` either
-        return importlib.import_module("tinygrad_rnn.testing")
+    if name in ("testing", "viz"):  # these need extras, and so are not in `__all__`
+        return importlib.import_module(f"tinygrad_rnn.{name}")
     if name not in _LATER:
         raise AttributeError(f"module 'tinygrad_rnn' has no attribute {name!r}")
     return getattr(importlib.import_module(_LATER[name]), name)

@@ -19,6 +19,7 @@ on the machine's speed or on the time: two runs can be compared by ``diff``, up 
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 import textwrap
@@ -130,10 +131,6 @@ class Section:
         number = 1 if noun == "model" else len(self.rows)  # its rows are parts of one model
         return f"{number} {noun}{'s' * (number != 1)}"
 
-    def names(self) -> str:
-        """What there is, each once, without what stands in parentheses."""
-        return ", ".join(dict.fromkeys(row.name.partition(" (")[0] for row in self.rows))
-
 
 def _rows(examples: Sequence[Example]) -> list[Row]:
     """Examples of one name make one row, in the order of first appearance."""
@@ -152,8 +149,14 @@ def _chosen(sections: Sequence[Section], only: str) -> list[Section]:
     ]
     found = [section for section in found if section.rows]
     if not found:
-        there = "; ".join(f"{section.name}: {section.names()}" for section in sections)
-        raise DataError(f"--only {only!r} is in no name. There are, as {there}")
+        names = [section.name for section in sections]
+        names += [row.name for section in sections for row in section.rows]
+        near = difflib.get_close_matches(only, names, n=3, cutoff=0.4)
+        hint = f"; did you mean {', '.join(near)}?" if near else "."
+        raise DataError(
+            f"--only {only!r} is in no name{hint} There are ops, layers, model and "
+            f"{len(names) - len(sections)} names in them, all in the table of `tinygrad-rnn check`"
+        )
     return found
 
 

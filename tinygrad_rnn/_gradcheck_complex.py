@@ -123,7 +123,10 @@ def obstacle(problem: Problem, analytic: Collection[Primitive]) -> str:
     if any(type(x._data) is not np.ndarray for x in problem.leaves):
         return f"the inputs are on {problem.leaves[0].device}; it needs NumPy, on the cpu"
     known = {*AS_THEY_ARE, *OTHERWISE, *analytic}
-    missing = {op.__name__ for op in _ops_behind(problem.outputs()) if op not in known}
+    outputs = problem.outputs()
+    if {id(x._node) for x in problem.leaves}.isdisjoint(map(id, nodes_behind(outputs))):
+        return "no gradient reaches an input: an op without a rule, or detach()?"
+    missing = {op.__name__ for op in _ops_behind(outputs) if op not in known}
     if missing:
         return f"no complex form of {', '.join(sorted(missing))}"
     return ""

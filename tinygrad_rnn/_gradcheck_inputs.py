@@ -36,7 +36,7 @@ Host = NDArray[Any]
 
 WAY_OUT = (
     "What a function closes over cannot be converted from outside: pass the Module itself as fn, "
-    "or its parameters among the inputs"
+    "or what it closes over among the inputs"
 )
 
 
@@ -80,7 +80,7 @@ class Inputs:
 
 def prepare(fn: Callable[..., Any], inputs: Any) -> Inputs:
     """Find the leaves, and convert what is float32; raises DTypeError where that cannot be."""
-    alone = isinstance(inputs, Tensor) or not isinstance(inputs, list | tuple)
+    alone = not isinstance(inputs, list | tuple)
     given = [inputs] if alone else list(inputs)
     narrow = any(_is_single(x) for x in _floats(given))
     precise = _problem(_converted(fn, np.float64), given, np.float64, cast=narrow)
@@ -124,11 +124,8 @@ def _problem(fn: Callable[..., Any], given: list[Any], dtype: Any, *, cast: bool
             with enable_grad(), np.errstate(all="ignore"):
                 result = fn(*arguments)
         except DTypeError as error:
-            if not cast:
-                raise
-            raise DTypeError(
-                f"gradcheck: on float64 copies of its float32 inputs, fn raised: {error}. {WAY_OUT}"
-            ) from error
+            inputs = "float64 copies of its float32 inputs" if cast else "its inputs"
+            raise DTypeError(f"gradcheck: on {inputs}, fn raised: {error}. {WAY_OUT}") from error
         return list(_results(result, "output", dtype is np.float64))
 
     return Problem(run, leaves, names)

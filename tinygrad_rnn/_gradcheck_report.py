@@ -192,7 +192,8 @@ class GradcheckReport:
         lines = [f"{'step sizes':13} {'h':>7}  {'numeric':>20}  difference"]
         for s in self.sweep:
             best_mark = "truncation above, rounding below" if self.passed else "smallest"
-            mark = f"  <- {best_mark}" if s is best else ""
+            # Of a linear function the largest step is the best: there is nothing to cut off.
+            mark = f"  <- {best_mark}" if s is best is not self.sweep[0] else ""
             lines.append(f"{'':13} {s.h:7.0e}  {s.numeric:20.12g}  {s.difference:10.1e}{mark}")
         return lines
 

@@ -29,6 +29,7 @@ Order 2 checks, in the same way, the function that maps (x, u) to ``J^T u``, as 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -79,7 +80,7 @@ def gradcheck(
             float64 and float32 are checked; what is not of a floating dtype is passed on as it is.
             A leaf that requires a gradient is itself given to `fn`, with another array for the
             time of the check, so ``gradcheck(lambda *_: loss(), list(model.parameters()))`` checks
-            a model.
+            a model, if the constants in `loss` are float64.
         order: 1, or 2: the gradients, and then the gradients of the gradients.
         eps: the step h of one element, times max(1, |x|).
         atol, rtol: |analytic - numeric| <= atol + rtol * max(|analytic|, |numeric|).
@@ -98,6 +99,11 @@ def gradcheck(
     """
     if order not in (1, 2):
         raise DataError(f"gradcheck: order is 1 or 2, got {order!r}")
+    if not (0 < eps < math.inf and 0 <= atol < math.inf and 0 <= rtol < math.inf):
+        raise DataError(
+            f"gradcheck: needed finite numbers eps > 0, atol >= 0 and rtol >= 0, got eps={eps}, "
+            f"atol={atol}, rtol={rtol}"
+        )
     rng = generator(rng)
     given = prepare(fn, inputs)
     problem = given.problem
@@ -133,6 +139,12 @@ def _failed(report: GradcheckReport) -> GradcheckError:
 def _check_repeats(problem: Problem) -> None:
     """A function that draws random numbers has no derivative to compare with."""
     first, again = problem.outputs(), problem.outputs()
+    for y in first:
+        if np.isnan(host(y)).any():
+            raise GradcheckError(
+                "gradcheck: fn is NaN at the inputs given, and has no derivative there; choose "
+                "inputs inside of its domain"
+            )
     same = [y.shape for y in first] == [y.shape for y in again] and all(
         np.array_equal(host(a), host(b), equal_nan=True) for a, b in zip(first, again, strict=True)
     )

@@ -210,7 +210,8 @@ class Watch:
         first = tuple(int(i) for i in places[0])
         where = f" at {list(first)}" if first else ""
         return (
-            f"{host[first]}{where} ({len(places)} of {host.size} are not finite, "
+            f"{host[first]}{where} ({len(places)} of {host.size} are "
+            f"{'NaN' if self.nan_only else 'not finite'}, "
             f"shape {host.shape}, {host.dtype})"
         )
 

@@ -1,4 +1,4 @@
-"""One counter for two kinds of event: an operation was carried out, an array was written to.
+"""One counter: of operations that were carried out, and of writes to arrays.
 
 Every node of a graph takes a number when it is made. An operation is always younger than its
 inputs, so walking from high numbers to low ones meets every node after all of its users: that is

@@ -33,7 +33,7 @@ from tinygrad_rnn.core.clock import next_number
 from tinygrad_rnn.core.grad_mode import recording
 from tinygrad_rnn.core.operands import NUMBER_TYPES, arrays_in, coerce, complete, raise_explained
 from tinygrad_rnn.core.tensor import Tensor, wrap
-from tinygrad_rnn.errors import DTypeError
+from tinygrad_rnn.errors import DTypeError, NotDifferentiableError
 
 # ---- nodes ----
 
@@ -184,13 +184,21 @@ class Primitive:
             )
         self.rules: list[Rule | None] = [None] * len(self.inputs)
         self.remembered: set[int] = set()  # the inputs that some rule saves
+        self.passing_nothing: set[int] = set()  # those that were given None for a rule
         self.each: Callable[..., Any] | None = None
 
-    def vjp(self, **rules: Callable[..., Any]) -> None:
-        """Give one rule per input, by name; an input without a rule passes no gradient on."""
+    def vjp(self, **rules: Callable[..., Any] | None) -> None:
+        """Give one rule per input, by name; None where no gradient is to flow.
+
+        An op without any rule, a comparison say, passes nothing on. One that has rules for some of
+        its inputs and is differentiated by another raises: a forgotten term is a wrong gradient.
+        """
         for name, function in rules.items():
             if name not in self.inputs:
                 raise TypeError(f"{self.__name__!r} has no input {name!r}, only {self.inputs}")
+            if function is None:
+                self.passing_nothing.add(self.inputs.index(name))
+                continue
             rule = self.rules[self.inputs.index(name)] = Rule(function, self)
             self.remembered.update(rule.saves)
 
@@ -229,7 +237,7 @@ class Primitive:
             if is_raw:
                 self._own(inputs, values)
             node = self._record(values, parents, options, out)
-            if watch is not True and node is not None:
+            if watch is not True and node is not None:  # the watcher of `detect_anomaly`
                 watch.made(node, values, out)
             return wrap(out, node)
         return wrap(out, None)
@@ -239,6 +247,15 @@ class Primitive:
         for i in self.remembered:
             if i >= 0 and not isinstance(inputs[i], Tensor) and type(values[i]) in ARRAY_TYPES:
                 values[i] = values[i].copy()
+
+    def _check_forgotten(self, i: int) -> None:
+        """Refuse an input that has no rule beside others that have one."""
+        if any(self.rules) and i not in self.passing_nothing:
+            name = self.inputs[i]
+            raise NotDifferentiableError(
+                f"{self.__name__}: there is no rule for the input {name!r}, which requires a "
+                f"gradient; give it one by .vjp({name}=...), or None if no gradient is to flow"
+            )
 
     def _record(
         self, values: list[Any], parents: list[Any], options: dict[str, Any], out: Array
@@ -256,6 +273,7 @@ class Primitive:
             if parent is not None:
                 rule = self.rules[i]
                 if rule is None:
+                    self._check_forgotten(i)
                     parents[i] = None
                     continue
                 args = tuple([values[k] for k in rule.saves])

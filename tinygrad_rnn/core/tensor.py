@@ -44,7 +44,8 @@ class Leaf:
         self.number = next_number()
         self.array_type, self.shape, self.dtype = type(array), array.shape, array.dtype
         self.grad: Array | None = None
-        self.moved = False  # its tensor has another end by now, and would not see the gradient
+        # Set by `Tensor.rehouse`: its tensor has another end now, and would not see the gradient.
+        self.moved = False
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
 
 
@@ -91,6 +92,13 @@ class Tensor:
         `writable`.
         """
         return backends.of(self._data).read_only(self._data)
+
+    @data.setter
+    def data(self, value: Any) -> None:  # noqa: ARG002 - a setter has one
+        raise NotDifferentiableError(
+            "a tensor keeps its array. To change the numbers of a leaf, write "
+            "x.writable()[...] = new; to convert or move it, x.to(...)"
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -287,6 +295,11 @@ class Tensor:
         return int(self.item())
 
     def __bool__(self) -> bool:
+        if self._data.size != 1:
+            raise ShapeError(
+                f"a tensor of shape {self.shape} is neither true nor false; "
+                f"ask x.data.any() or x.data.all()"
+            )
         return bool(self.item())
 
     def __index__(self) -> int:
@@ -301,6 +314,19 @@ class Tensor:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
+
+    def _in_place(self, other: Any) -> Any:  # noqa: ARG002 - an operator's signature
+        # `p -= step` would give the name p to a new tensor and leave the parameter as it is. Where
+        # that is no danger, as in `total += loss`, Python goes on with the plain operator.
+        if type(self._node) is Leaf:
+            raise NotDifferentiableError(
+                "a leaf that requires a gradient cannot be changed by +=, -=, *= or /=: tensors "
+                "are immutable, and the name would be given to a new one. To update a parameter, "
+                "p.writable()[...] = p.data - lr * p.grad; to compute with it, write p = p + x"
+            )
+        return NotImplemented
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise NotDifferentiableError(

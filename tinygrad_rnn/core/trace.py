@@ -93,7 +93,9 @@ def statistics(value: Any) -> str:
     if not finite.size:
         return f"{kind}, no finite value"
     mean = np.abs(finite.astype(np.float64)).mean()
-    return f"{kind}, from {finite.min():.3g} to {finite.max():.3g}, mean size {mean:.3g}"
+    bad = host.size - finite.size
+    besides = f", {bad} of {host.size} not finite" if bad else ""
+    return f"{kind}, from {finite.min():.3g} to {finite.max():.3g}, mean size {mean:.3g}{besides}"
 
 
 def fingerprint(array: Array) -> bytes:

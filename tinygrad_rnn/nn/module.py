@@ -50,6 +50,21 @@ class Module:
         finally:
             running.pop()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to replace a parameter by what is none: it would no longer be trained, in silence.
+
+        ``layer.weight -= step``, for one, computes a new tensor and assigns it.
+        """
+        old = vars(self).get(name)
+        if isinstance(old, Parameter) and not isinstance(value, Parameter | None):
+            what = f"the result of {value._node.name!r}" if _is_result(value) else "no Parameter"
+            raise DTypeError(
+                f"{type(self).__name__}.{name} is a Parameter and what is to take its place is "
+                f"{what}, which no optimizer would know. Write its numbers, "
+                f"module.{name}.writable()[...] = new, or assign nn.Parameter(new)"
+            )
+        super().__setattr__(name, value)
+
     # ---- walking ----
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
@@ -176,6 +191,10 @@ class Module:
                 lines.append(f"({name}): {value!r}".replace("\n", "\n  "))
         inside = "".join(f"\n  {line}" for line in lines)
         return f"{type(self).__name__}({self.describe()}{inside}{chr(10) if lines else ''})"
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_leaf
 
 
 def _walk(value: Any, path: str, above: frozenset[int] = frozenset()) -> Iterator[tuple[str, Any]]:

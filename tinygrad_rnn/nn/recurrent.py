@@ -160,11 +160,11 @@ class Recurrent(Module):
         over V columns, that of the rows three over I. Beyond V = 2 I the rows are made after all.
         """
         name = self._name
+        table = table if isinstance(table, Tensor) else Tensor(table)
         if table.ndim != 2 or table.shape[1] != self.input_size:
             raise ShapeError(f"{name}: needed a table (V, {self.input_size}), got {table.shape}")
         if table.dtype != self._dtype():
             raise DTypeError(f"{name}: the table is {table.dtype}, the weights {self._dtype()}")
-        table = table if isinstance(table, Tensor) else Tensor(table)
         ids = as_index(x, table, table.shape[0], name)
         if ids.ndim not in (1, 2):
             raise ShapeError(f"{name}: needed ids (T, B) or (T,), got {ids.shape}")

@@ -191,7 +191,8 @@ class Optimizer:
         if isinstance(params, Tensor | Mapping) or not isinstance(params, Iterable):
             raise DTypeError(
                 f"{self._name} needs an iterable of Tensors or of dicts, got one "
-                f"{type(params).__name__}; write [x] for a single one"
+                f"{type(params).__name__}; write [x] for a single one, model.parameters() for a "
+                f"model's"
             )
         items = list(params)
         are_groups = items and all(isinstance(item, Mapping) for item in items)
@@ -210,7 +211,12 @@ class Optimizer:
                 seen = "the result of an operation" if p.requires_grad else "frozen"
                 raise NotDifferentiableError(
                     f"{self._name}: parameter {i}, of shape {p.shape}, is {seen}; needed a leaf "
-                    f"with requires_grad=True. Pass [p for p in params if p.requires_grad]"
+                    f"with requires_grad=True. "
+                    + (
+                        "Make it one: .detach().requires_grad_()"
+                        if p.requires_grad
+                        else "Pass [p for p in params if p.requires_grad]"
+                    )
                 )
             if p in known:
                 raise DataError(

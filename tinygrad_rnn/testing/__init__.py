@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "tinygrad_rnn.testing draws its cases with Hypothesis, which is not installed: "
-        "pip install 'tinygrad_rnn[testing]'"
+        "pip install 'tinygrad_rnn[testing]', or in a checkout: make test"
     ) from error
 
 from tinygrad_rnn.testing.check import PROPERTIES, check_cases, check_op

@@ -131,6 +131,9 @@ def check_cases(
     not a wrong gradient) and the database of failures (it goes by the test function, and that is
     one and the same for all ops).
     """
+    if order not in (1, 2):
+        raise DataError(f"{name}: order is 1 or 2, got {order!r}")
+    devices = [devices] if isinstance(devices, str) else devices
     used = settings()
     chosen = settings(
         used,

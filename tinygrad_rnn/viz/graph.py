@@ -19,7 +19,7 @@ from typing import Any
 
 from tinygrad_rnn.core.primitive import nodes_behind
 from tinygrad_rnn.core.tensor import Tensor
-from tinygrad_rnn.errors import NotDifferentiableError
+from tinygrad_rnn.errors import DTypeError, NotDifferentiableError
 
 
 def graph_lines(tensor: Tensor) -> Iterator[str]:
@@ -29,9 +29,11 @@ def graph_lines(tensor: Tensor) -> Iterator[str]:
         NotDifferentiableError: the tensor has no graph: it was not computed from one that requires
             a gradient, or was detached.
     """
+    if not isinstance(tensor, Tensor):
+        raise DTypeError(f"a graph is that of a Tensor, got {type(tensor).__name__}")
     if tensor._node is None:
         raise NotDifferentiableError(
-            "graph_lines: this tensor has no graph; it was made under no_grad, detached, or "
+            "this tensor has no graph; it was made under no_grad, detached, or "
             "computed from tensors that require no gradient"
         )
     nodes = nodes_behind([tensor])
@@ -59,6 +61,7 @@ def _line(node: Any, number: dict[Any, int]) -> str:
         return f"{text} freed by a backward pass"
     if node.parents:
         text += " from " + ", ".join(str(number[p]) for p in node.parents if p is not None)
-        kept = dict.fromkeys(what for what, _ in node.saved())
-        text += f"   keeps {', '.join(kept)}" if kept else ""
+        kept = list(dict.fromkeys(what for what, _ in node.saved()))
+        text += f"   keeps {', '.join(kept[:3])}" if kept else ""
+        text += f" and {len(kept) - 3} more" if len(kept) > 3 else ""
     return text.rstrip()
