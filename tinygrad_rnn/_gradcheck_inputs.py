@@ -90,12 +90,12 @@ def prepare(fn: Callable[..., Any], inputs: Any) -> Inputs:
         narrow = any(_is_single(p) for p in fn.parameters()) or (
             narrow and next(fn.parameters(), None) is None
         )
-        wide = np.float32  # the inputs go along with the parameters
+        as_given = np.float32  # the inputs go along with the parameters
     else:
-        wide = None
+        as_given = None
     return Inputs(
         precise,
-        (lambda: _problem(_converted(fn, None), given, wide, cast=False)) if narrow else None,
+        (lambda: _problem(_converted(fn, None), given, as_given, cast=False)) if narrow else None,
     )
 
 

@@ -92,7 +92,7 @@ class Watch:
         self.modules: list[Any] = []  # those that are running, the outermost first
         self.leaves: dict[Leaf, Trace] = {}  # where each was first used
         self.pulling: list[Any] = []  # the nodes whose rules are running and recording
-        self.last = ""
+        self.last = ""  # the last finite result, in words: what the world was like before
 
     # ---- forward ----
 

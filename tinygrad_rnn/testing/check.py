@@ -23,7 +23,7 @@ from tinygrad_rnn.errors import DataError, GradcheckError, TinygradError
 from tinygrad_rnn.testing import fake_device, order_two, properties
 from tinygrad_rnn.testing.places import Place, layouts
 from tinygrad_rnn.testing.point import Case, Op, Point
-from tinygrad_rnn.testing.strategies import Strategy, broadcastable
+from tinygrad_rnn.testing.strategies import Strategy, broadcastable, in_use
 
 Property = Callable[[Point], None]
 
@@ -125,24 +125,12 @@ def check_cases(
     devices: Sequence[str] = ("cpu", "fake"),
     max_examples: int | None = None,
 ) -> None:
-    """`check_op` for whatever can be written as a strategy of `Case`: calls of any kind.
-
-    The settings are those of the Hypothesis profile in use, but for deadlines (a slow machine is
-    not a wrong gradient) and the database of failures (it goes by the test function, and that is
-    one and the same for all ops).
-    """
+    """`check_op` for whatever can be written as a strategy of `Case`: calls of any kind."""
     if order not in (1, 2):
         raise DataError(f"{name}: order is 1 or 2, got {order!r}")
     devices = [devices] if isinstance(devices, str) else devices
-    used = settings()
-    chosen = settings(
-        used,
-        max_examples=used.max_examples if max_examples is None else max_examples,
-        deadline=None,
-        database=None,
-        report_multiple_bugs=False,
-        phases=[phase for phase in used.phases if phase is not Phase.explain],
-    )
+    phases = [phase for phase in settings().phases if phase is not Phase.explain]
+    chosen = in_use(max_examples, phases=phases)
     fake_device.register()
     wanted = PROPERTIES if order == 2 else FIRST
     for device in devices:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_rnn.backends.base import Array, Backend
@@ -24,6 +24,7 @@ from tinygrad_rnn.backends.numpy_backend import NumpyBackend
 from tinygrad_rnn.errors import GradcheckError
 from tinygrad_rnn.testing.point import Host
 from tinygrad_rnn.testing.properties import require_same
+from tinygrad_rnn.testing.strategies import in_use
 
 # What a backend has to say for itself; every other method hides a body of the contract.
 MUST = {"asarray", "to_host", "device_names", "device_of", "erf"}
@@ -142,14 +143,6 @@ def check_backend(backend: Backend, *, max_examples: int | None = None) -> None:
     for device in devices:
         for what, check in CHECKS.items():
             _told(backend, what, check, backend, device)
-    used = settings()
-    chosen = settings(
-        used,
-        max_examples=used.max_examples if max_examples is None else max_examples,
-        deadline=None,
-        database=None,
-        report_multiple_bugs=False,
-    )
     sizes = st.integers(0, 7)
     drawn = {
         "seed": st.integers(0, 2**32 - 1),
@@ -157,7 +150,7 @@ def check_backend(backend: Backend, *, max_examples: int | None = None) -> None:
         "B": sizes,
         "H": sizes,
     }
-    chosen(given(**drawn)(_kernels_of(backend, devices[0])))()
+    in_use(max_examples)(given(**drawn)(_kernels_of(backend, devices[0])))()
 
 
 def _told(backend: Backend, what: str, check: Callable[..., None], *arguments: Any) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -26,6 +27,23 @@ from tinygrad_rnn.errors import DataError
 
 Strategy: TypeAlias = "st.SearchStrategy[Any]"
 Shape: TypeAlias = tuple[int, ...]
+
+
+def in_use(max_examples: int | None = None, **changes: Any) -> settings:
+    """Hypothesis' settings as they are, without what does not suit one check for many ops.
+
+    No deadline: a slow machine is not a wrong gradient. No database of failures: it goes by the
+    test function, which is one and the same for all ops.
+    """
+    now = settings()
+    return settings(
+        now,
+        max_examples=now.max_examples if max_examples is None else max_examples,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+        **changes,
+    )
 
 
 # ---- numbers ----
