@@ -87,14 +87,13 @@ def _settle(part: Any, like: Array, size: int, op: str = "getitem") -> Any:
     NumPy refuses a number that is out of range. Other libraries wrap it around, in silence, so for
     them it is checked here: on the host, which costs no waiting, if that is where it comes from.
     """
-    if type(part) is int:
+    if type(part) in PLAIN or part is Ellipsis:
         return part
+    if isinstance(part, slice):
+        ends = (part.start, part.stop, part.step)
+        return part if all(type(e) in PLAIN for e in ends) else slice(*map(_whole, ends))
     if isinstance(part, bool | np.bool_):
         return backends.of(like).xp.asarray(bool(part))
-    if isinstance(part, slice):
-        return slice(*(_whole(end) for end in (part.start, part.stop, part.step)))
-    if part is None or part is Ellipsis or isinstance(part, int):
-        return part
     if isinstance(part, np.integer):
         return int(part)
     array = part._data if isinstance(part, Tensor) else part
@@ -115,9 +114,12 @@ def _settle(part: Any, like: Array, size: int, op: str = "getitem") -> Any:
     return array if array is not part or isinstance(part, Tensor) else array.copy()
 
 
+PLAIN = (int, type(None))  # exactly: True is an int, and means another thing in an index
+
+
 def _whole(number: Any) -> int | None:
     """A Python number of its own: an array or a Tensor at a slice's end may change later."""
-    return number if number is None or type(number) is int else operator.index(number)
+    return number if number is None else operator.index(number)
 
 
 def _numbers(indices: Any, like: Array, size: int, op: str) -> Any:
