@@ -13,7 +13,7 @@ import pytest
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
 from tinygrad_rnn.core import anomaly as anomaly_module
-from tinygrad_rnn.core import trace
+from tinygrad_rnn.core import replay, trace, watch
 from tinygrad_rnn.core.grad_mode import recording
 
 
@@ -456,7 +456,7 @@ def test_a_model_that_is_well_passes_and_gives_the_same_gradients():
 def test_off_it_costs_no_call(monkeypatch):
     """Nothing of `core/anomaly.py` runs without the block: counted, not timed."""
     calls = []
-    for module in (anomaly_module, trace):
+    for module in (anomaly_module, trace, watch, replay):
         for name, value in vars(module).items():
             if callable(value) and getattr(value, "__module__", "") == module.__name__:
                 monkeypatch.setattr(module, name, lambda *_, name=name, **__: calls.append(name))
@@ -464,3 +464,22 @@ def test_off_it_costs_no_call(monkeypatch):
     _, state = model(tg.ones((5, 2, 3)))
     model(tg.ones((5, 2, 3)), tuple(s.detach() for s in state))[0].sum().backward()
     assert not calls
+
+
+def test_a_fused_op_inside_the_specification_of_another_is_explained_too():
+    """Backward, the inner one fails; the report goes down to the plain op."""
+
+    @tg.fused(spec=lambda x: tg.sqrt(x) * 1.0)
+    def inner(x, *, keep):
+        return np.sqrt(x), x
+
+    inner.backward(lambda g, x, _needs: (0.5 * g / np.sqrt(x),))
+
+    @tg.fused(spec=lambda x: inner(x) + 0.0)
+    def outer(x, *, keep):
+        return np.sqrt(x), x
+
+    outer.backward(lambda g, x, _needs: (0.5 * g / np.sqrt(x),))
+    anomaly = caught(lambda: outer(tg.tensor([0.0], requires_grad=True)).backward())
+    assert (anomaly.op, anomaly.phase) == ("outer", "backward")
+    assert anomaly.inside == "inner, sqrt"

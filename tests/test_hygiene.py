@@ -51,7 +51,7 @@ FLOORS = [
 # Below, the files of a package whose order is the order in which they are to be read.
 CORE = [
     "array", "clock", "tensor", "grad_mode", "broadcast", "operands", "primitive", "fused",
-    "carriers", "refusals", "engine", "trace", "anomaly",
+    "carriers", "refusals", "engine", "trace", "watch", "replay", "anomaly",
 ]  # fmt: skip
 # The one import that looks up: double backward of a fused op differentiates its specification.
 UPWARDS = {("core.fused", "core.engine")}
