@@ -12,7 +12,7 @@ SHELL         := /bin/sh
 VENV := .venv
 BIN  := $(VENV)/bin
 
-# Options for the program a task runs: make demo ARGS="--steps 200", make test ARGS="-k lstm -x".
+# Options for the program a task runs: make demo ARGS="--epochs 1", make test ARGS="-k lstm -x".
 ARGS ?=
 # How many examples Hypothesis tries: dev, ci or nightly.
 HYPOTHESIS_PROFILE ?= ci
