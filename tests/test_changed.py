@@ -8,6 +8,7 @@ comes from: see `core/clock.py` for the stamps, `core/anomaly.py` for the finger
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import sys
 import threading
@@ -362,7 +363,13 @@ def test_a_buffer_for_the_state_may_be_written_to(backend):
         tg.grad(out.sum(), layer.weight_hh_l0, create_graph=True)
 
 
-def test_only_the_rules_that_run_are_asked_what_they_saved(backend):
+@pytest.mark.parametrize("watched", [False, True])
+def test_only_the_rules_that_run_are_asked_what_they_saved(backend, watched):
+    with tg.detect_anomaly() if watched else contextlib.nullcontext():
+        only_the_rules_that_run(backend)
+
+
+def only_the_rules_that_run(backend):
     x, w = leaf(backend, 2), leaf(backend, 2)
     before = backend.host(x)
     total = (x * w).sum()

@@ -79,9 +79,9 @@ HINTS = {
     "reshape": "The number of elements has to stay; one size may be -1, which is worked out.",
     "broadcast_to": "Sizes are compared from the right, and only a 1 can be stretched.",
     "concat": "Only the axis that is joined may differ; use .reshape(), or tg.pad the smaller one.",
-    "max": "Nothing has no largest element; look at the size first.",
-    "min": "Nothing has no smallest element; look at the size first.",
-    "logsumexp": "Nothing has no largest element; look at the size first.",
+    "max": "An empty axis has no largest element; look at the size first.",
+    "min": "An empty axis has no smallest element; look at the size first.",
+    "logsumexp": "An empty axis has no largest element; look at the size first.",
 }
 
 

@@ -83,12 +83,7 @@ class Watch:
     # ---- backward ----
 
     def arrived(self, node: Any, g: Any) -> None:
-        """The gradient of a node is complete, and its rules are about to run."""
-        prints = getattr(node, "trace", UNSEEN).prints if type(node) is not Leaf else {}
-        if prints:
-            for what, array in node.saved(recorded=isinstance(g, Tensor)):
-                if fingerprint(array) != prints.get(id(array)):
-                    raise SavedArrayChangedError(changed(node.name, what, array, "changed"))
+        """The gradient of a node is complete."""
         if self.is_bad(plain(g)):
             what = (
                 f"the gradient that reached it (the sum over its users, the seed of the pass, or "
@@ -99,7 +94,11 @@ class Watch:
     def pull(
         self, pull: Callable[..., list[tuple[Any, Any]]], node: Any, g: Any, wanted: Any
     ) -> list[tuple[Any, Any]]:
-        """Run the rules of a node, and look at what they give."""
+        """Run the rules of a node, and look at what they are given and what they give."""
+        prints = getattr(node, "trace", UNSEEN).prints
+        for what, array in node.saved(wanted, recorded=isinstance(g, Tensor)) if prints else ():
+            if fingerprint(array) != prints.get(id(array)):
+                raise SavedArrayChangedError(changed(node.name, what, array, "changed"))
         if isinstance(g, Tensor):
             self.pulling.append(node)
         try:
