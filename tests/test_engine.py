@@ -15,9 +15,11 @@ import pytest
 
 import tinygrad_rnn as tg
 from tests import checking
+from tinygrad_rnn.core.carriers import Part
 from tinygrad_rnn.core.clock import written
 from tinygrad_rnn.core.grad_mode import recording
 from tinygrad_rnn.core.primitive import Node, nodes_behind
+from tinygrad_rnn.ops import gru as gru_ops
 from tinygrad_rnn.ops import lstm as lstm_ops
 from tinygrad_rnn.ops import rnn as rnn_ops
 
@@ -430,10 +432,54 @@ def test_third_order(backend):
         assert y.item() == pytest.approx(expected, rel=1e-14)
 
 
+def test_an_input_asked_for_twice_in_a_no_grad_block_has_two_graphs(backend):
+    """Found by the random machine: the second answer is a copy, made after the sweep."""
+    x = backend.tensor(2.0, requires_grad=True)
+    y = x * x * x
+    with tg.no_grad():
+        first, second = tg.grad(y, [x, x], create_graph=True)
+    for g in (first, second):
+        assert tg.grad(g, x, retain_graph=True)[0].item() == 12
+
+
+# ---- slices ----
+
+
+def test_the_gradients_of_slices_are_written_into_one_array(backend, monkeypatch):
+    """A loop over T steps of x: T arrays as large as x would cost T * T."""
+    began = []
+    added_to = Part.added_to
+    monkeypatch.setattr(
+        Part, "added_to", lambda p, total: began.append(total is None) or added_to(p, total)
+    )
+    x = backend.tensor(np.arange(12.0).reshape(6, 2), requires_grad=True)
+    whole = (x * x).sum()
+    (sum((x[t] * x[t] for t in range(6)), 0.0).sum() + whole).backward()
+    np.testing.assert_array_equal(backend.host(x.grad), 4 * backend.host(x))
+    assert len(began) == 12  # twice x[t]
+    assert sum(began) <= 1
+
+
+@pytest.mark.parametrize(
+    "index", [2, slice(1, None, 2), (slice(None), -1), (..., None), (0, 1), slice(0, 0)]
+)
+def test_slices_meet_other_gradients_in_any_order(backend, index):
+    x = backend.tensor(np.arange(12.0).reshape(4, 3), requires_grad=True)
+    expected = np.ones((4, 3))
+    expected[index] += 2
+    for parts in ((x.sum(), (x[index] * 2).sum()), ((x[index] * 2).sum(), x.sum())):
+        (g,) = tg.grad(parts[0] + parts[1], x)
+        np.testing.assert_array_equal(backend.host(g), expected)
+    seed = backend.tensor(np.ones((4, 3)))
+    (g,) = tg.grad([x * 1, x[index]], x, [seed, backend.tensor(2 * np.ones(x[index].shape))])
+    np.testing.assert_array_equal(backend.host(g), expected)
+    np.testing.assert_array_equal(backend.host(seed), np.ones((4, 3)))  # borrowed, not written to
+
+
 # ---- double backward of fused ops ----
 
 
-@pytest.mark.parametrize("which", ["rnn", "lstm"])
+@pytest.mark.parametrize("which", ["rnn", "lstm", "gru"])
 def test_double_backward_where_one_input_comes_from_another(backend, which):
     """The trap: h0 is computed from x, so the partial derivatives by x and h0 must not mix.
 
@@ -443,6 +489,9 @@ def test_double_backward_where_one_input_comes_from_another(backend, which):
     if which == "rnn":
         op, spec, options = rnn_ops.rnn, rnn_ops.specification, {"nonlinearity": "tanh"}
         arrays = [a[:2] if a.shape[0] == 8 else a for i, a in enumerate(arrays) if i != 2]
+    elif which == "gru":
+        op, spec, options = gru_ops.gru, gru_ops.specification, {}
+        arrays = [a[:6] if a.shape[0] == 8 else a for i, a in enumerate(arrays) if i != 2]
     else:
         op, spec, options = lstm_ops.lstm, lstm_ops.specification, {}
 

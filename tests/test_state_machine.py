@@ -18,7 +18,9 @@ from tests.conftest import Place
 from tests.graph_machine import Stop, run
 from tinygrad_rnn.backends.numpy_backend import NumpyBackend
 from tinygrad_rnn.core import engine, primitive
+from tinygrad_rnn.core.carriers import Part
 from tinygrad_rnn.core.primitive import Node
+from tinygrad_rnn.ops import indexing
 
 
 def test_random_programs_agree_with_sums_over_paths(backend):
@@ -64,6 +66,14 @@ def second_arrival_is_added_into_the_borrowed_array(monkeypatch):
             arrived[node] = arrived[node] + g
 
     monkeypatch.setattr(engine, "_arrive", arrive)
+
+
+def a_slice_overwrites(monkeypatch):
+    monkeypatch.setattr(
+        Part,
+        "added_to",
+        lambda part, _: indexing._scatter(part.g, index=part.index, shape=part.shape),
+    )
 
 
 def a_second_backward_overwrites_grad(monkeypatch):
@@ -222,6 +232,7 @@ def a_write_goes_unnoticed(monkeypatch):
 FAULTS = [
     second_arrival_overwrites,
     second_arrival_is_added_into_the_borrowed_array,
+    a_slice_overwrites,
     a_second_backward_overwrites_grad,
     nodes_are_visited_as_they_are_found,
     a_hook_only_looks,
@@ -250,7 +261,7 @@ def test_a_fault_planted_in_the_engine_is_found(fault, monkeypatch):
     with pytest.raises(AssertionError):
         run(
             Place("cpu"),
-            200,
+            400,
             derandomize=True,
             database=None,
             phases=[Phase.generate],

@@ -23,6 +23,28 @@ from tinygrad_rnn.core.fused import identity
 from tinygrad_rnn.core.tensor import Tensor, wrap
 
 
+class Part:
+    """A gradient that is 0 but for a slice: what ``x[t]`` sends back to `x`, on plain arrays.
+
+    The sweep adds it to the sum of `x` in place. Written out with all its zeros it would be as
+    large as `x`, and a loop over T steps of `x` would cost T * T.
+    """
+
+    __slots__ = ("g", "index", "shape")
+
+    def __init__(self, g: Array, index: Any, shape: tuple[int, ...]) -> None:
+        self.g, self.index, self.shape = g, index, shape
+
+    def added_to(self, total: Array | None) -> Array:
+        """`total` with the slice added, in place; if None, the gradient written out."""
+        if total is None:
+            total = backends.namespace(self.g).zeros(self.shape, dtype=self.g.dtype)
+            total[self.index] = self.g
+        else:
+            total[self.index] += self.g
+        return total
+
+
 class Arrays:
     """First order: gradients are plain arrays."""
 

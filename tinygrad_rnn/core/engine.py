@@ -23,13 +23,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.broadcast import unbroadcast
-from tinygrad_rnn.core.carriers import Arrays, Carrier, Tensors, as_array
+from tinygrad_rnn.core.carriers import Arrays, Carrier, Part, Tensors, as_array
 from tinygrad_rnn.core.clock import writes
 from tinygrad_rnn.core.grad_mode import enable_grad, recording
 from tinygrad_rnn.core.refusals import check_saved, check_unmoved, check_used, freed
@@ -91,9 +91,18 @@ def grad(
 
     Returns:
         One Tensor (or None) per input, in order, each of its input's shape and dtype.
+
+    An input that a recurrent layer has recorded consists of many tensors, one for each time step.
+    They are asked for one by one, and the answers put together (`nn/record.py`).
     """
-    outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if any(hasattr(x, "steps") for x in ins):
+        ask = functools.partial(
+            grad, outputs, grad_outputs=grad_outputs, create_graph=create_graph,
+            retain_graph=retain_graph, allow_unused=True,
+        )  # fmt: skip
+        return _grad_of_steps(ask, ins, allow_unused=allow_unused)
+    outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     one = grad_outputs is None or (len(outs) == 1 and not isinstance(grad_outputs, list | tuple))
     given = [grad_outputs] * len(outs) if one else list(grad_outputs)
     if len(given) != len(outs):
@@ -104,14 +113,15 @@ def grad(
     seed = _recorded_seed if create_graph else _seed
     seeds = [seed(o, s) for o, s in zip(outs, given, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
-    # Sums of gradients have to be recorded like the rules, in a `no_grad` block too.
+    # Sums of gradients have to be recorded like the rules, in a `no_grad` block too, and so has the
+    # copy that is made of a gradient that belongs to several inputs.
     with enable_grad() if create_graph else contextlib.nullcontext():
         found = _sweep(
             roots, seeds, carrier, targets=targets, retain_graph=keep, allow_unused=allow_unused
         )
-    if not allow_unused:  # reachable, and yet no rule passed a gradient on
-        check_used(targets, found)
-    return _results([found.get(node) for node in targets], seeds, carrier)
+        if not allow_unused:  # reachable, and yet no rule passed a gradient on
+            check_used(targets, found)
+        return _results([found.get(node) for node in targets], seeds, carrier)
 
 
 def _results(found: list[Any], seeds: list[Any], carrier: Carrier) -> tuple[Any, ...]:
@@ -123,10 +133,30 @@ def _results(found: list[Any], seeds: list[Any], carrier: Carrier) -> tuple[Any,
     return tuple(results)
 
 
+def _grad_of_steps(
+    ask: Callable[..., tuple[Any, ...]], ins: list[Any], *, allow_unused: bool
+) -> tuple[Tensor | None, ...]:
+    """The gradients of inputs of which some consist of one tensor for each time step."""
+    # A step that depends on nothing with a gradient (the first may) is not asked about.
+    parts = [[s for s in x.steps if s.requires_grad] if hasattr(x, "steps") else [x] for x in ins]
+    answers = iter(ask(inputs=[p for part in parts for p in part]) if any(parts) else ())
+    results = []
+    with enable_grad():  # where answers have graphs, what is made of them has one
+        for x, part in zip(ins, parts, strict=True):
+            found = {id(p): next(answers) for p in part}
+            is_one = not hasattr(x, "steps")
+            results.append(
+                found[id(x)] if is_one else x.gathered([found.get(id(s)) for s in x.steps])
+            )
+    if not allow_unused:
+        check_used(ins, {x for x, g in zip(ins, results, strict=True) if g is not None})
+    return tuple(results)
+
+
 # ---- the sweep ----
 
 
-def _sweep(
+def _sweep(  # noqa: PLR0912 - one loop, to be read in one piece
     roots: list[Any],
     seeds: list[Any],
     carrier: Carrier,
@@ -171,6 +201,8 @@ def _sweep(
                 or passed.shape != parent.shape
                 or passed.dtype is not parent.dtype
             ):
+                if _arrive_in_part(parent, passed, arrived, owned):
+                    continue
                 passed = _fit(passed, parent, node, carrier)
             _arrive(parent, passed, arrived, owned, carrier)
         if not retain_graph:
@@ -226,6 +258,23 @@ def _arrive(node: Any, g: Any, arrived: dict[Any, Any], owned: set[Any], carrier
         owned.add(node)
 
 
+def _arrive_in_part(node: Any, part: Any, arrived: dict[Any, Any], owned: set[Any]) -> bool:
+    """The same for a gradient of a slice; False if it is none, or does not fit.
+
+    The sum is owned from the first slice on, and the next are written into it.
+    """
+    if type(part) is not Part or (type(part.g), part.shape, part.g.dtype) != (
+        node.array_type, node.shape, node.dtype,
+    ):  # fmt: skip
+        return False
+    total = arrived.get(node)
+    if total is not None and node not in owned:
+        total = total.copy()
+    arrived[node] = part.added_to(total)
+    owned.add(node)
+    return True
+
+
 def _fit(g: Any, parent: Any, node: Any, carrier: Carrier) -> Any:
     """Bring a gradient to its parent's shape and dtype, where that is legitimate.
 
@@ -233,6 +282,8 @@ def _fit(g: Any, parent: Any, node: Any, carrier: Carrier) -> Any:
     drifts from float32 to float64, returns a wrong shape or another library's array) is a wrong
     rule and stops the sweep: a wrong gradient must never pass on in silence.
     """
+    if type(g) is Part:
+        g = g.added_to(None)
     if type(g) is not parent.array_type:
         g = carrier.mend(g)
     if g.shape != parent.shape:

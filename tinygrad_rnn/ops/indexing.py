@@ -16,6 +16,7 @@ import numpy as np
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array, check_range
+from tinygrad_rnn.core.carriers import Part
 from tinygrad_rnn.core.primitive import primitive
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import DeviceError, DTypeError, ShapeError
@@ -38,7 +39,14 @@ def _scatter(g: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
     return target
 
 
-_getitem.vjp(x=lambda g, *, index, shape: _scatter(g, index=index, shape=shape))
+def _put_back(g: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
+    """The gradient of picking; of a slice on plain arrays without the zeros around it."""
+    if isinstance(g, Tensor) or not _is_basic(index):
+        return _scatter(g, index=index, shape=shape)
+    return Part(g, index, shape)
+
+
+_getitem.vjp(x=_put_back)
 _scatter.vjp(g=lambda g, *, index, shape: _getitem(g, index=index, shape=shape))
 
 
