@@ -1,8 +1,9 @@
-"""Layers without a memory: Linear, Embedding, Dropout, Sequential."""
+"""Layers without a memory: Linear, Embedding, LayerNorm, Dropout, Sequential."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tinygrad_rnn.nn import functional, init
 from tinygrad_rnn.nn.module import Module, Parameter
 from tinygrad_rnn.ops.indexing import as_index, rows
 from tinygrad_rnn.ops.linalg import matmul
+from tinygrad_rnn.ops.norm import check_eps, layer_norm
 from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.shape import matrix_transpose
 
@@ -107,6 +109,67 @@ class Embedding(Module):
 
     def describe(self) -> str:
         return ", ".join(map(str, self.weight.shape))
+
+
+class LayerNorm(Module):
+    """Every row to mean 0 and variance 1, then ``weight * row + bias`` (Ba et al. 2016).
+
+    A row is what the last dimensions, `normalized_shape`, span; the others are left alone. Training
+    and evaluation are the same. The equations are in `tinygrad_rnn/ops/norm.py`.
+
+    Args:
+        normalized_shape: the last size, or the last sizes, of the input.
+        eps: added to the variance, so that a constant row is not divided by 0.
+        elementwise_affine: whether there is a weight (and with `bias`, a bias).
+        bias: False for a weight alone.
+
+    Attributes:
+        weight: `normalized_shape`, ones at first; or None.
+        bias: `normalized_shape`, zeros at first; or None.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        given = normalized_shape
+        shape: tuple[Any, ...] = tuple(given) if isinstance(given, tuple | list) else (given,)
+        if not shape:
+            raise ShapeError("LayerNorm: normalized_shape has at least one size, got none")
+        for size in shape:
+            check_size("normalized_shape", size, "LayerNorm")
+        check_eps(eps, "LayerNorm")
+        self.normalized_shape, self.eps = tuple(map(int, shape)), eps
+        self.weight = self.bias = None
+        if elementwise_affine:
+            self.weight = new_parameter(self.normalized_shape, dtype, device)
+            init.ones_(self.weight)
+            self.bias = new_parameter(self.normalized_shape, dtype, device) if bias else None
+
+    def forward(self, x: Any) -> Any:
+        dims = len(self.normalized_shape)
+        if tuple(x.shape[-dims:]) != self.normalized_shape:
+            wanted = ", ".join(map(str, ("...", *self.normalized_shape)))
+            raise ShapeError(
+                f"LayerNorm({self.normalized_shape}): needed ({wanted}), got an input of shape "
+                f"{x.shape}"
+            )
+        if self.weight is not None and x.dtype != self.weight.dtype:
+            raise DTypeError(
+                f"LayerNorm({self.normalized_shape}): the input is {x.dtype} and the weight is "
+                f"{self.weight.dtype}; convert one with .to()"
+            )
+        return layer_norm(x, self.weight, self.bias, dims=dims, eps=self.eps)
+
+    def describe(self) -> str:
+        affine = f"elementwise_affine={self.weight is not None}, bias={self.bias is not None}"
+        return f"{self.normalized_shape}, eps={self.eps}, {affine}"
 
 
 class Dropout(Module):
