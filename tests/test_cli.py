@@ -109,6 +109,7 @@ def test_train_then_sample(place, capsys):
         r"A sample, before it has learnt anything:",
         r"Epoch 2 of 2: validation loss \d\.\d+, (below|still above) the \d-gram",
         r"validation +\d\.\d+ nats per character at the end",
+        r"gradient +clipped in \d+ of 112 updates",
         r"sample run --prompt 'The '",
     ):
         assert re.search(part, said), part
@@ -320,6 +321,60 @@ def test_another_run_is_not_touched(place, capsys):
     assert train("--hidden", "9", "--overwrite") == 0
     kept = Path("run/previous/checkpoint.safetensors")
     assert kept.read_bytes() == before[Path("run/checkpoint.safetensors")]
+
+
+def told(said):
+    """The paragraph about clipping, on one line."""
+    return " ".join(re.search(r"  gradient +(.*?)\n  checkpoint", said, re.DOTALL)[1].split())
+
+
+def test_the_end_says_how_often_it_clipped_and_the_log_what_it_did(place, capsys):
+    assert train("--clip", "0.4", "--sample-every", "0") == 0
+    said, rows = told(capsys.readouterr().out), log()
+    clipped = [row for row in rows if row["clipped"] == "1"]
+    assert 10 < len(clipped) < 102
+    for row in rows:
+        norm, scale = float(row["norm"]), float(row["scale"])
+        assert scale == (0.4 / (norm + 1e-6) if row in clipped else 1)
+        assert (norm > 0.4) == (row in clipped)
+    longest = max(rows, key=lambda row: float(row["norm"]))
+    assert said == (
+        f"clipped in {len(clipped)} of 112 updates ({100 * len(clipped) / 112:.3g} %); the largest "
+        f"norm was {float(longest['norm']):.3g}, at step {longest['step']}, mostly of "
+        f"{longest['dominant']}"
+    )
+    model = tg.load_checkpoint("run/checkpoint.safetensors").model
+    assert {row["dominant"] for row in rows} <= model.keys()
+
+
+def test_a_log_from_before_there_were_scales_is_gone_on_with(place, capsys):
+    """Rows of a version that knew no `scale` and `dominant`: nothing is put in their place."""
+    assert train("--epochs", "1", "--sample-every", "0") == 0
+    rows = log()
+    for row in rows:
+        del row["scale"], row["dominant"]
+    rows[4]["norm"] = "77.0"
+    with Path("run/log.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    capsys.readouterr()
+    assert main(["train", "--out", "run", "--resume", "--epochs", "2"]) == 0
+    assert told(capsys.readouterr().out).endswith("112 updates (0 %); the largest norm was 77, "
+                                                  "at step 5")  # fmt: skip
+    found = log()
+    assert [int(row["step"]) for row in found] == list(range(1, 113))
+    for before, after in zip(rows, found, strict=False):
+        assert after == {**before, "scale": "", "dominant": ""}
+    assert all(row["dominant"] and row["scale"] == "1.0" for row in found[56:])
+
+
+def test_a_finished_run_without_its_log_says_so(place, capsys):
+    assert train("--sample-every", "0") == 0
+    Path("run/log.csv").unlink()
+    capsys.readouterr()
+    assert main(["train", "--out", "run", "--resume"]) == 0
+    assert told(capsys.readouterr().out) == "unknown, for run/log.csv does not say"
 
 
 def test_more_epochs(place, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+from tests.fake_device import sync_budget
 from tinygrad_rnn import nn, optim
 
 
@@ -192,6 +193,88 @@ def test_report_reads_lazily_and_clip_none_leaves_gradients():
     assert not report.clipped
     total = np.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
     assert float(report.norm) == pytest.approx(total, rel=1e-12)
+
+
+def test_a_report_names_the_parameter_that_dominated():
+    xs, ys = stream(6)
+    model = Model()
+    (report,) = tg.TBPTT(model, cross_entropy, still(model), k1=6, clip_norm=0.01).run(xs, ys)
+    norms = dict(zip(report.gradient.names, report.gradient.norms.tolist(), strict=True))
+    assert norms.keys() == {name for name, _ in model.named_parameters()}
+    assert report.gradient.dominant == max(norms, key=norms.get) == "head.bias"
+    total = float(report.norm) ** 2
+    assert report.gradient.share == pytest.approx(norms["head.bias"] ** 2 / total, rel=1e-12)
+    assert sum(n**2 for n in norms.values()) == pytest.approx(total, rel=1e-12)
+    assert report.clipped
+    scale = float(report.gradient.scale)
+    assert scale == 0.01 / (float(report.norm) + 1e-6)
+    for name, p in model.named_parameters():  # the gradients are what the report says, scaled
+        assert np.linalg.norm(p.grad) == pytest.approx(scale * norms[name], rel=1e-12)
+
+
+def test_a_model_that_is_no_module_has_parameters_without_names():
+    xs, ys = stream(6)
+    model = Model()
+    tbptt = tg.TBPTT(lambda x, state: model(x, state), cross_entropy, still(model), k1=6)
+    (report,) = tbptt.run(xs, ys)
+    assert report.gradient.names == tuple(f"parameter {k}" for k in range(6))
+    assert report.gradient.dominant == "parameter 5"
+
+
+def test_the_share_of_clipped_updates_is_kept_over_runs():
+    xs, ys = stream(24)
+    model = Model()
+    measured = tg.TBPTT(model, cross_entropy, still(model), k1=4)
+    norms = sorted(float(report.norm) for report in measured.run(xs, ys))
+    assert measured.clipping.updates == 6
+    assert measured.clipping.clipped == 0
+    bound = (norms[3] + norms[4]) / 2  # two of six are longer
+    tbptt = tg.TBPTT(model, cross_entropy, still(model), k1=4, clip_norm=bound)
+    for runs in (1, 2):
+        reports = list(tbptt.run(xs, ys))
+        assert [r.clipped for r in reports].count(True) == 2
+        assert [float(r.gradient.scale) == 1 for r in reports].count(True) == 4
+        assert (tbptt.clipping.updates, tbptt.clipping.clipped) == (6 * runs, 2 * runs)
+        assert tbptt.clipping.share == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("check", "waits"), [(True, 1), (False, 0)])
+def test_an_update_waits_for_the_device_once_or_never(check, waits):
+    """Once for the check that the norm is finite; the reports themselves stay where they are."""
+    xs, ys = stream(12)
+    model = Model().to("fake")
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    tbptt = tg.TBPTT(
+        model, cross_entropy, optimizer, k1=3, k2=6, clip_norm=0.1, error_if_nonfinite=check
+    )
+    xs = tg.tensor(xs, device="fake")
+    with sync_budget(4 * waits):
+        reports = list(tbptt.run(xs, ys))
+        on_device = [(r.norm, r.gradient.scale, r.gradient.norms) for r in reports]
+        assert {t.device for tensors in on_device for t in tensors} == {"fake:0"}
+    assert len(reports) == 4
+    if waits:  # and it is the check that waits
+        with pytest.raises(tg.GradcheckError, match="1 host sync"), sync_budget(0):
+            next(tbptt.run(xs, ys))
+    assert all(r.clipped for r in reports)
+    assert tbptt.clipping.clipped == 4 + waits
+
+
+def test_an_update_that_is_not_finite_is_refused_by_name_or_let_through():
+    xs, ys = stream(4)
+    xs[2] = np.inf  # an infinite input: the gates saturate, and inf * 0 is NaN
+    before, model = Model(), Model()
+    tbptt = tg.TBPTT(model, cross_entropy, still(model), k1=4)
+    with np.errstate(all="ignore"):
+        with pytest.raises(tg.NonFiniteError, match=r"parameter 0 'rnn\.weight_ih_l0'"):
+            next(tbptt.run(xs, ys))
+        assert tbptt.clipping.updates == 0
+        for a, b in zip(before.parameters(), model.parameters(), strict=True):
+            np.testing.assert_array_equal(a.data, b.data)
+        asked = tg.TBPTT(model, cross_entropy, still(model), k1=4, error_if_nonfinite=False)
+        (report,) = asked.run(xs, ys)
+        assert np.isnan(float(report.norm))
+        assert report.gradient.dominant.startswith("rnn.")
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(0, None), (4, 2), (2.0, None), (-1, 3)])

@@ -7,6 +7,7 @@ as an OSError, which `cli.main` turns into 4.
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import sys
@@ -176,6 +177,7 @@ class Run:
                 f"{session.validation:.3f} nats per character at the end, {session.best:.3f} at "
                 f"best; {relation} every n-gram (the best, n = {self.best_n}: {self.bar:.3f})",
             )
+        entry("gradient", clipping_told(self.out / LOG))
         entry("checkpoint", str(self.checkpoint))
         entry("log", str(self.out / LOG))
         entry("picture", self._picture())
@@ -197,6 +199,26 @@ class Run:
         except DataError as error:
             return f"none: {error}"
         return str(path)
+
+
+def clipping_told(path: Path) -> str:
+    """How often a run was clipped, and where its gradient was longest, by its log.
+
+    The log knows of all its updates, those before an interruption included.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        clipped = sum(row["clipped"] == "1" for row in rows)
+        longest = max(rows, key=lambda row: float(row["norm"]))
+    except (KeyError, TypeError, ValueError):  # no rows, or somebody's own
+        return f"unknown, for {path} does not say"
+    often = f"{clipped:,} of {len(rows):,} updates ({100 * clipped / len(rows):.3g} %)"
+    mostly = f", mostly of {longest['dominant']}" if longest["dominant"] else ""
+    return (
+        f"clipped in {often}; the largest norm was {float(longest['norm']):.3g}, at step "
+        f"{int(longest['step']):,}{mostly}"
+    )
 
 
 def program() -> str:

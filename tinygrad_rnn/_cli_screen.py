@@ -134,12 +134,12 @@ class Log:
     """The CSV file: one row per update, each on disk (or with the system) before the next.
 
     A run that goes on keeps the rows up to its step; later ones came after the last save, and will
-    be made again.
+    be made again. What an older version did not log yet stays empty.
     """
 
     columns = (
-        "step", "epoch", "loss", "smoothed", "norm", "clipped", "lr", "chars_per_second",
-        "validation",
+        "step", "epoch", "loss", "smoothed", "norm", "clipped", "scale", "dominant", "lr",
+        "chars_per_second", "validation",
     )  # fmt: skip
 
     def __init__(self, path: Path, step: int) -> None:
@@ -160,7 +160,7 @@ class Log:
         validation = "" if update.validation is None else update.validation
         self._writer.writerow([
             update.step, update.epoch, update.loss, update.smoothed, update.norm,
-            int(update.clipped), update.lr, round(rate), validation,
+            int(update.clipped), update.scale, update.dominant, update.lr, round(rate), validation,
         ])  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -176,9 +176,9 @@ def _rows(path: Path, step: int) -> list[list[str]]:
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))[1:]
-        return [row for row in rows if int(row[0]) <= step]
-    except (ValueError, IndexError, csv.Error) as error:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        return [[row.get(name, "") for name in Log.columns] for row in rows]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise CheckpointError(f"{path} is not the log of this run; move it away") from error
 
 

@@ -21,13 +21,15 @@ The whole of it is `detach` and `backward`; everything here can be written in yo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.errors import ShapeError
-from tinygrad_rnn.nn.utils import clip_grad_norm_
+from tinygrad_rnn.nn.module import Module
+from tinygrad_rnn.nn.utils import Clipping, ClipReport, clip_report_
 from tinygrad_rnn.ops.shape import concat
 
 
@@ -37,14 +39,19 @@ class Report:
 
     loss: Tensor  # mean loss of the new steps, 0-d
     tokens: int  # how many targets that is the mean of
-    norm: Tensor  # 2-norm of all gradients before clipping, 0-d
+    gradient: ClipReport  # norms before clipping, the scale applied, which parameter dominated
     clip_norm: float | None  # the bound, if there is one
     state: Any  # detached: where the next window starts; after the last, the end of the stream
 
     @property
+    def norm(self) -> Tensor:
+        """The 2-norm of all gradients before clipping, 0-d."""
+        return self.gradient.norm
+
+    @property
     def clipped(self) -> bool:
         """Whether the gradient was longer than the bound, and was scaled down to it."""
-        return self.clip_norm is not None and float(self.norm) > self.clip_norm
+        return self.gradient.clipped
 
 
 class TBPTT:
@@ -58,6 +65,11 @@ class TBPTT:
         k1: steps between updates.
         k2: steps a gradient runs back, k2 >= k1; k1 if None.
         clip_norm: the largest 2-norm of a gradient; None leaves gradients as they are.
+        error_if_nonfinite: raise NonFiniteError instead of updating with a gradient that is NaN or
+            infinite. That reads the norm, the one wait for the device in an update; False has none.
+
+    Attributes:
+        clipping: in how many of the updates so far the gradient was clipped, and which share.
     """
 
     def __init__(
@@ -69,12 +81,18 @@ class TBPTT:
         k1: int,
         k2: int | None = None,
         clip_norm: float | None = None,
+        error_if_nonfinite: bool = True,
     ) -> None:
         k2 = k1 if k2 is None else k2
         if not _is_window(k1, k2):
             raise ShapeError(f"TBPTT: needed whole numbers 1 <= k1 <= k2, got k1={k1}, k2={k2}")
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.k1, self.k2, self.clip_norm = k1, k2, clip_norm
+        self.error_if_nonfinite = error_if_nonfinite
+        self.clipping = Clipping()
+        # A function has no names for its parameters; reports then call them "parameter 3".
+        named = model.named_parameters() if isinstance(model, Module) else ()
+        self._names = {parameter: name for name, parameter in named}
 
     def run(self, xs: Any, ys: Any, state: Any = None) -> Iterator[Report]:
         """Go through a stream once, yielding a `Report` after each update.
@@ -126,12 +144,15 @@ class TBPTT:
         loss = self.loss_fn(out[context:] if context else out, y)
         loss.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = clip_grad_norm_(
-            parameters, float("inf") if self.clip_norm is None else self.clip_norm
+        gradient = clip_report_(
+            [(self._names.get(p, ""), p) for p in parameters],
+            math.inf if self.clip_norm is None else self.clip_norm,
+            error_if_nonfinite=self.error_if_nonfinite,
         )
+        self.clipping.add(gradient)
         self.optimizer.step()
         tokens = y.size if hasattr(y, "size") else len(y)
-        return Report(loss.detach(), tokens, norm, self.clip_norm, detach(carried))
+        return Report(loss.detach(), tokens, gradient, self.clip_norm, detach(carried))
 
 
 def _is_window(k1: object, k2: object) -> bool:

@@ -31,7 +31,7 @@ from tinygrad_rnn.data import Streams
 from tinygrad_rnn.errors import CheckpointError, DataError, NonFiniteError
 from tinygrad_rnn.nn.functional import cross_entropy
 from tinygrad_rnn.optim import Adam, LambdaLR
-from tinygrad_rnn.tbptt import TBPTT
+from tinygrad_rnn.tbptt import TBPTT, Report
 
 __all__ = ["Config", "Corpus", "Session", "Update", "model_from"]
 
@@ -49,6 +49,8 @@ class Update:
     smoothed: float  # a running mean of the losses of about the last 25 updates
     norm: float  # 2-norm of the gradient before clipping
     clipped: bool
+    scale: float  # what the gradient was multiplied by: 1 where it was not clipped
+    dominant: str  # the parameter with the longest gradient; "" where all are 0
     lr: float  # the learning rate it was made with
     tokens: int  # characters predicted
     validation: float | None  # loss on the validation part, measured at the end of an epoch
@@ -135,12 +137,13 @@ class Session:
         if window == self.windows - 1:
             self._state = None  # the next epoch starts at the beginning, with an empty memory
             measured = self._validate()
+        gradient = report.gradient
         return Update(
-            self.step, epoch + 1, loss, self.smoothed, norm, report.clipped, lr, report.tokens,
-            measured,
+            self.step, epoch + 1, loss, self.smoothed, norm, gradient.clipped,
+            float(gradient.scale), gradient.dominant or "", lr, report.tokens, measured,
         )  # fmt: skip
 
-    def _train_on(self, window: int) -> Any:
+    def _train_on(self, window: int) -> Report:
         """One update of the weights; with k1 < k2 the steps are those of `TBPTT.run`."""
         k1, k2 = self.tbptt.k1, self.tbptt.k2
         new, end = window * k1, (window + 1) * k1

@@ -65,17 +65,17 @@ SCHEDULES = [
 CLIP = [
     clip("norm-by-sum", "backends/numpy_backend.py", "square = float(np.dot(flat, flat))",
          "square = float(np.abs(flat).sum())", mistake="the sum for the sum of squares"),
-    clip("norm-no-root", "backends/numpy_backend.py", "np.asarray(math.sqrt(total))",
-         "np.asarray(total)", mistake="the square root forgotten"),
-    clip("norm-last-only", "backends/numpy_backend.py", "total += square", "total = square",
-         mistake="= for +=: the norm of the last parameter"),
+    clip("norm-no-root", "nn/utils.py", "xp.asarray(xp.sqrt(xp.sum(squares)))",
+         "xp.asarray(xp.sum(squares))", mistake="the square root forgotten"),
+    clip("norm-last-only", "nn/utils.py", "xp.sqrt(xp.sum(squares))", "xp.sqrt(squares[-1])",
+         mistake="the norm of the last parameter"),
     clip("norm-tiny", "backends/numpy_backend.py", "if not 1e-30 < square < 1e37:",
          "if not square < 1e37:", tests=GAPS, mistake="squares lost below float32's range"),
     clip("plain-norm-float32", "backends/base.py", "xp.sum(xp.square(array, dtype=np.float64))",
          "xp.sum(xp.square(array))", mistake="squares that overflow float32"),
     clip("clip-tied-twice", "nn/utils.py",
-         "return [(label, leaf) for leaf, label in found.items()]",
-         "return [(found[leaf], leaf) for item in items for leaf in "
+         "return [(position, name, leaf) for leaf, (position, name) in found.items()]",
+         "return [(*found[leaf], leaf) for item in items for leaf in "
          "[item[1] if isinstance(item, tuple) else item] if leaf in found]",
          mistake="a tied parameter counted and scaled twice"),
     clip("scale-inverted", "nn/utils.py", "1.0, max_norm / (norm + 1e-6))",
@@ -90,6 +90,21 @@ CLIP = [
          "if math.isnan(length):", mistake="only NaN refused"),
     clip("clip-value-one-side", "nn/utils.py", "clip(g, -clip_value, clip_value, out=g)",
          "clip(g, -math.inf, clip_value, out=g)", mistake="only one side limited"),
+    clip("report-norms-squared", "nn/utils.py",
+         "wrap(backends.namespace(squares).sqrt(squares), None)", "self.squared_norms",
+         mistake="the norms of a report without the square root"),
+    clip("report-dominant-least", "nn/utils.py", "squares.argmax()", "squares.argmin()",
+         mistake="the parameter that mattered least"),
+    clip("report-names-shifted", "nn/utils.py", "for position, name, _ in leaves)",
+         "for position, (name, _) in enumerate(i[1:] for i in leaves))",
+         mistake="counted among those with a gradient, not among all"),
+    clip("report-scale-ever", "nn/utils.py", "    if max_norm == math.inf:\n",
+         "    if max_norm == 0:\n", mistake="for a NaN a scale of NaN, which nobody applied"),
+    clip("tally-at-the-limit", "nn/utils.py", "within = report.norm.data <= report.max_norm",
+         "within = report.norm.data < report.max_norm",
+         mistake="counted as clipped at the limit itself"),
+    clip("tally-waits", "nn/utils.py", "self._clipped + (1 - within)",
+         "self._clipped + report.clipped", mistake="every update waits for the device"),
 ]  # fmt: skip
 
 TBPTT = [
@@ -122,6 +137,10 @@ TBPTT = [
           mistake="the step taken before clipping"),
     tbptt("graph-in-report", "tbptt.py", "Report(loss.detach(),", "Report(loss,",
           tests=GAPS, mistake="missing detach: every kept report keeps its graph"),
+    tbptt("tally-forgotten", "tbptt.py", "        self.clipping.add(gradient)\n", "",
+          mistake="no update counted"),
+    tbptt("check-always", "tbptt.py", "error_if_nonfinite=self.error_if_nonfinite",
+          "error_if_nonfinite=True", mistake="an option that does nothing"),
 ]  # fmt: skip
 
 MUTANTS = [*OPTIM, *SCHEDULES, *CLIP, *TBPTT]

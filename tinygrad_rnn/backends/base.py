@@ -154,6 +154,40 @@ class Backend:
         dgates[3 * size :] = dh * tanh_c * o * (1 - o)
         dc *= f
 
+    def gru_step(self, gates: Array, recurrent: Array, h_before: Array, h: Array) -> None:
+        """One GRU step after its matrix product.
+
+        `gates` (3H, B) holds what comes from the input, in the order r, z, n, and is overwritten
+        with the activated gates; `recurrent` (3H, B) what comes from the state, r, z, q. `h` (H, B)
+        receives the new state: ``n = tanh(n + r * q)`` and ``h = n + z * (h_before - n)``.
+        """
+        xp, size = self.xp, len(h)
+        r_z, n, q = gates[: 2 * size], gates[2 * size :], recurrent[2 * size :]
+        r_z += recurrent[: 2 * size]
+        r_z[...] = 0.5 * xp.tanh(0.5 * r_z) + 0.5  # the sigmoid, written with tanh
+        r, z = r_z[:size], r_z[size:]
+        n += r * q
+        xp.tanh(n, out=n)
+        h[...] = n + z * (h_before - n)
+
+    def gru_step_backward(
+        self, dh: Array, gates: Array, q: Array, h_before: Array, dgates: Array
+    ) -> None:
+        """Undo `gru_step`: from the gradient of h to those of n, r, z before activation, and of q.
+
+        `dgates` (4H, B) receives them in this order: its first three blocks had a product with the
+        input, its last three one with the state. `dh` (H, B) is overwritten with the gradient that
+        goes to `h_before` straight, through ``z * h_before`` and by no weight.
+        """
+        size = len(dh)
+        r, z, n = gates.reshape((3, *dh.shape))
+        dn = dh * (1 - z) * (1 - n * n)
+        dgates[:size] = dn
+        dgates[size : 2 * size] = dn * q * r * (1 - r)
+        dgates[2 * size : 3 * size] = dh * (h_before - n) * z * (1 - z)
+        dgates[3 * size :] = dn * r
+        dh *= z
+
     # ---- whole-array kernels ----
 
     def softmax_cross_entropy(
@@ -176,17 +210,14 @@ class Backend:
             loss = (1 - smoothing) * loss + smoothing * spread
         return xp.where(counted, loss, 0), softmax
 
-    def global_norm(self, arrays: Sequence[Array]) -> Array:
-        """The 2-norm of all arrays taken as one long vector, a 0-d float64 array on the device.
+    def squared_norms(self, arrays: Sequence[Array]) -> Array:
+        """The squared 2-norm of each of n >= 1 arrays: (n,) float64 on their device.
 
         Summed in float64: in float32 the squares of gradients near 1e20 are already infinite, and
         clipping by an infinite norm silently zeroes every gradient.
         """
         xp = self.xp
-        total = xp.zeros((), dtype=np.float64)
-        for array in arrays:
-            total = total + xp.sum(xp.square(array, dtype=np.float64))
-        return xp.sqrt(total)
+        return xp.stack([xp.sum(xp.square(array, dtype=np.float64)) for array in arrays])
 
     def erf(self, x: Array) -> Array:
         """The error function, elementwise."""

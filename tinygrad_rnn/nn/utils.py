@@ -8,12 +8,19 @@ next. `clip_grad_norm_` keeps its direction and limits its length:
 PyTorch's version has three traps that are closed here: a non-finite norm passes in silence and
 turns parameters into NaN, finite but huge float32 gradients overflow the norm and become 0, and a
 tied parameter that is listed twice is clipped twice.
+
+`clip_report_` does the same and tells more: the norm of every parameter's gradient, the factor, and
+which parameter made the norm what it is. `Clipping` counts how often there was something to clip.
+All of it rests on one array of squared norms, which the norm needs anyway and which stays on the
+device: nothing waits for it before a person looks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -25,6 +32,7 @@ from tinygrad_rnn.core.tensor import Tensor, tensor, wrap
 from tinygrad_rnn.errors import DataError, DeviceError, DTypeError, NonFiniteError
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+Leaf = tuple[int, str, Tensor]  # its place among the parameters, its name or "", and itself
 
 
 def clip_grad_norm_(
@@ -52,25 +60,90 @@ def clip_grad_norm_(
         DTypeError: something that is no Tensor.
         DeviceError: the parameters are on several devices.
     """
-    max_norm = _positive("clip_grad_norm_", "max_norm", max_norm)
-    leaves = _with_gradients("clip_grad_norm_", parameters)
-    norm = _norm(leaves)
-    if not leaves:
-        return wrap(norm, None)
-    if error_if_nonfinite:
-        length = float(norm)
-        if not math.isfinite(length):
-            raise NonFiniteError(_blame(leaves, length))
-        if length <= max_norm:
-            return wrap(norm, None)
-    if max_norm < math.inf:
-        # Computed on the device, where `norm` is: exactly 1 unless there is something to clip.
-        scale = backends.namespace(norm).where(norm <= max_norm, 1.0, max_norm / (norm + 1e-6))
-        with np.errstate(invalid="ignore"):  # inf * 0, for those who asked not to be told
-            for _, leaf in leaves:
-                g: Any = leaf.grad
-                g *= scale.astype(np.promote_types(g.dtype, np.float32))
-    return wrap(norm, None)
+    return _clip_norm("clip_grad_norm_", parameters, max_norm, error_if_nonfinite).norm
+
+
+def clip_report_(
+    parameters: Parameters, max_norm: float, *, error_if_nonfinite: bool = True
+) -> ClipReport:
+    """Do what `clip_grad_norm_` does (arguments and errors are the same), and report on it."""
+    return _clip_norm("clip_report_", parameters, max_norm, error_if_nonfinite)
+
+
+@dataclass(frozen=True, eq=False)
+class ClipReport:
+    """The gradients that `clip_report_` saw. What is a Tensor stays on the device until read."""
+
+    names: tuple[str, ...]  # of the n parameters with a gradient; "parameter 3" if none was given
+    squared_norms: Tensor  # (n,) float64, the squared norm of each, before clipping
+    norm: Tensor  # 0-d float64, of all together: the root of their sum
+    max_norm: float  # the length allowed
+
+    @property
+    def norms(self) -> Tensor:
+        """The norm of each parameter's gradient before clipping: (n,), in the order of `names`."""
+        squares = self.squared_norms.data
+        return wrap(backends.namespace(squares).sqrt(squares), None)
+
+    @property
+    def scale(self) -> Tensor:
+        """What all gradients were multiplied by: 0-d, exactly 1 where nothing was clipped."""
+        return wrap(_scale(self.norm.data, self.max_norm), None)
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the gradient was longer than allowed, and was scaled down. Reads `norm`.
+
+        A NaN, which only gets here with ``error_if_nonfinite=False``, counts: it is no length.
+        """
+        return not float(self.norm) <= self.max_norm
+
+    @property
+    def dominant(self) -> str | None:
+        """The name of the parameter with the longest gradient; None where all are 0. Waits."""
+        return self._longest[0]
+
+    @property
+    def share(self) -> float:
+        """What part of the squared norm is that parameter's: 1/n to 1, or 0 for none. Waits."""
+        return self._longest[1]
+
+    @cached_property
+    def _longest(self) -> tuple[str | None, float]:
+        squares = self.squared_norms.numpy()
+        total = float(squares.sum())
+        if total == 0:
+            return None, 0.0
+        longest = int(squares.argmax())  # a NaN, if there is one
+        return self.names[longest], float(squares[longest]) / total
+
+
+class Clipping:
+    """How often gradients were clipped: `add` the report of each update, read the share when done.
+
+    The count is kept on the device; only `clipped` and `share` wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self._clipped: Any = 0
+
+    def add(self, report: ClipReport) -> None:
+        """Count an update."""
+        self.updates += 1
+        if report.names and report.max_norm < math.inf:  # without gradients nothing is clipped
+            within = report.norm.data <= report.max_norm
+            self._clipped = self._clipped + (1 - within)
+
+    @property
+    def clipped(self) -> int:
+        """In how many updates the gradient was longer than allowed."""
+        return int(self._clipped)
+
+    @property
+    def share(self) -> float:
+        """`clipped` as a share of all updates; 0 before the first."""
+        return self.clipped / max(1, self.updates)
 
 
 def clip_grad_value_(parameters: Parameters, clip_value: float) -> Tensor:
@@ -92,9 +165,9 @@ def clip_grad_value_(parameters: Parameters, clip_value: float) -> Tensor:
     """
     clip_value = _positive("clip_grad_value_", "clip_value", clip_value)
     leaves = _with_gradients("clip_grad_value_", parameters)
-    norm = _norm(leaves)
+    norm, _ = _norms(leaves)
     if clip_value < math.inf:
-        for _, leaf in leaves:
+        for _, _, leaf in leaves:
             g: Any = leaf.grad
             backends.namespace(g).clip(g, -clip_value, clip_value, out=g)
     return wrap(norm, None)
@@ -108,46 +181,87 @@ def _positive(op: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def _with_gradients(op: str, parameters: Parameters) -> list[tuple[str, Tensor]]:
-    """The parameters that have a gradient, each once, with what an error is to call them."""
+def _clip_norm(
+    op: str, parameters: Parameters, max_norm: float, error_if_nonfinite: bool
+) -> ClipReport:
+    max_norm = _positive(op, "max_norm", max_norm)
+    leaves = _with_gradients(op, parameters)
+    norm, squares = _norms(leaves)
+    if _needs_scaling(op, leaves, norm, max_norm, error_if_nonfinite):
+        scale = _scale(norm, max_norm)
+        with np.errstate(invalid="ignore"):  # inf * 0, for those who asked not to be told
+            for _, _, leaf in leaves:
+                g: Any = leaf.grad
+                g *= scale.astype(np.promote_types(g.dtype, np.float32))
+    names = tuple(name or f"parameter {position}" for position, name, _ in leaves)
+    return ClipReport(names, wrap(squares, None), wrap(norm, None), max_norm)
+
+
+def _needs_scaling(
+    op: str, leaves: list[Leaf], norm: Array, max_norm: float, error_if_nonfinite: bool
+) -> bool:
+    """False where the scale is 1 for certain, True where it may be another. See `error_if_...`."""
+    if not leaves:
+        return False
+    if error_if_nonfinite:
+        length = float(norm)
+        if not math.isfinite(length):
+            raise NonFiniteError(_blame(op, leaves, length))
+        return length > max_norm
+    return max_norm < math.inf
+
+
+def _scale(norm: Array, max_norm: float) -> Array:
+    """The factor, computed where `norm` is: exactly 1 unless there is something to clip."""
+    if max_norm == math.inf:
+        return backends.namespace(norm).ones_like(norm)
+    return backends.namespace(norm).where(norm <= max_norm, 1.0, max_norm / (norm + 1e-6))
+
+
+def _with_gradients(op: str, parameters: Parameters) -> list[Leaf]:
+    """The parameters that have a gradient, each once, with their places and names."""
     items = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    found: dict[Tensor, str] = {}  # a Tensor hashes by identity
+    found: dict[Tensor, tuple[int, str]] = {}  # a Tensor hashes by identity
     for position, item in enumerate(items):
         name, leaf = item if isinstance(item, tuple) and len(item) == 2 else ("", item)
         if not isinstance(leaf, Tensor):
             raise DTypeError(f"{op}: parameter {position} is a {type(leaf).__name__}, no Tensor")
         if leaf.grad is not None:
-            label = f"parameter {position} {name!r}" if name else f"parameter {position}"
-            found.setdefault(leaf, f"{label} of shape {leaf.shape}")
+            found.setdefault(leaf, (position, name))
     devices = sorted({leaf.device for leaf in found})
     if len(devices) > 1:
         raise DeviceError(
             f"{op}: the parameters are on {', '.join(devices)}; one norm needs one device. Move "
             f"the model with .to({devices[-1]!r}), or clip the parameters of each by themselves"
         )
-    return [(label, leaf) for leaf, label in found.items()]
+    return [(position, name, leaf) for leaf, (position, name) in found.items()]
 
 
-def _norm(leaves: list[tuple[str, Tensor]]) -> Array:
-    """The 2-norm of all gradients, summed in float64: 0-d, on their device."""
+def _norms(leaves: list[Leaf]) -> tuple[Array, Array]:
+    """The 2-norm of all gradients, 0-d, and the squares of each one's, (n,), on their device."""
     if not leaves:
-        return tensor(0.0, dtype=np.float64).data
-    grads = [leaf.grad for _, leaf in leaves]
+        return tensor(0.0, dtype=np.float64).data, tensor([], dtype=np.float64).data
+    grads = [leaf.grad for _, _, leaf in leaves]
     with np.errstate(all="ignore"):  # trouble shows in the norm itself; no second voice about it
-        return backends.of(grads[0]).global_norm(grads)
+        squares = backends.of(grads[0]).squared_norms(grads)
+        xp = backends.namespace(squares)
+        return xp.asarray(xp.sqrt(xp.sum(squares))), squares  # NumPy's sum is no array
 
 
-def _blame(leaves: list[tuple[str, Tensor]], length: float) -> str:
+def _blame(op: str, leaves: list[Leaf], length: float) -> str:
     """The message for a norm that is not finite. Slow, and on the way out anyway."""
     lines = []
-    for label, leaf in leaves:
+    for position, name, leaf in leaves:
         host = backends.of(leaf.grad).to_host(leaf.grad)
         bad = int(host.size - np.isfinite(host).sum())
         if bad:
-            lines.append(f"{label}: {bad} of {host.size} elements are NaN or infinite")
+            label = f"parameter {position} {name!r}" if name else f"parameter {position}"
+            lines.append(
+                f"{label} of shape {leaf.shape}: {bad} of {host.size} elements are NaN or infinite"
+            )
     lines = lines or ["every element is finite, but the sum of their squares overflows float64"]
     return (
-        f"clip_grad_norm_: the norm of the gradients is {length}; nothing has been changed. Skip "
+        f"{op}: the norm of the gradients is {length}; nothing has been changed. Skip "
         f"this update, lower the learning rate, or look at the inputs and the loss of this window. "
         f"Found:\n  " + "\n  ".join(lines)
     )

@@ -107,12 +107,25 @@ def _lstm_step_backward(s: Sizes, put: Put) -> list[Any]:
     return [*(put(a) for a in (dh, dc, gates, c_before, c)), dgates]
 
 
+def _gru_step(s: Sizes, put: Put) -> list[Any]:
+    gates, recurrent = 3 * s.normal(3 * s.H, s.B), s.normal(3 * s.H, s.B)
+    return [put(a) for a in (gates, recurrent, s.normal(s.H, s.B), s.empty(s.H, s.B))]
+
+
+def _gru_step_backward(s: Sizes, put: Put) -> list[Any]:
+    gates, h_before = 3 * s.normal(3 * s.H, s.B), s.normal(s.H, s.B)
+    PLAIN.gru_step(gates, s.normal(3 * s.H, s.B), h_before, s.empty(s.H, s.B))
+    dgates = put(s.empty(4 * s.H, 3, s.B))[:, 1]  # one step of many: not contiguous
+    q = s.normal(s.H, s.B)
+    return [*(put(a) for a in (s.normal(s.H, s.B), gates, q, h_before)), dgates]
+
+
 def _softmax_cross_entropy(s: Sizes, put: Put) -> list[Any]:
     logits, targets = 3 * s.normal(s.B, s.H + 1), s.below(s.H + 1, s.B)
     return [put(logits), put(targets), put(s.rng.random(s.B) < 0.7), 0.25 * (s.H % 2)]
 
 
-def _global_norm(s: Sizes, put: Put) -> list[Any]:
+def _squared_norms(s: Sizes, put: Put) -> list[Any]:
     return [[put(s.normal(s.H, s.B)), put(s.normal()), put(s.normal(s.B, s.H).T)]]
 
 
@@ -124,8 +137,10 @@ KERNELS: dict[str, list[Callable[[Sizes, Put], list[Any]]]] = {
     "rnn_step_backward": [_rnn_step_backward],
     "lstm_step": [_lstm_step],
     "lstm_step_backward": [_lstm_step_backward],
+    "gru_step": [_gru_step],
+    "gru_step_backward": [_gru_step_backward],
     "softmax_cross_entropy": [_softmax_cross_entropy],
-    "global_norm": [_global_norm],
+    "squared_norms": [_squared_norms],
 }
 
 

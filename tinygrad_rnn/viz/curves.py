@@ -2,8 +2,8 @@
 
 Above, the loss: a pale line for single updates, a dark one for their running mean, dots for the
 validation text, and dashed lines for what counting alone achieves there. Below, on a logarithmic
-axis because gradients explode by powers of ten, the norm of the gradient before clipping, and the
-bound it was clipped to.
+axis because gradients explode by powers of ten, the norm of the gradient before clipping, the bound
+it was clipped to, and how often.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygrad_rnn.errors import DataError
+from tinygrad_rnn.viz.figure import new_figure
 
 TRAINING, PALE, VALIDATION, BASELINE = "#1f5f99", "#a9c6e3", "#c8401f", "#777777"
 
@@ -43,12 +44,8 @@ def plot_training(
         DataError: the log has no rows, or lacks a column.
         OSError: the log cannot be read, or the picture not be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     log = _read(Path(csv_path))
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 6.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     if title:
         above.set_title(title, loc="left", fontsize=11)
@@ -121,9 +118,11 @@ def _draw_norm(axes: Any, log: dict[str, list[float]], clip: float | None) -> No
     axes.plot(log["step"], log["norm"], color=TRAINING, linewidth=0.8)
     if clip is not None:
         axes.axhline(clip, color=VALIDATION, linewidth=1.2, linestyle=(0, (5, 4)))
+        percent = 100 * sum(norm > clip for norm in log["norm"]) / len(log["norm"])
         axes.annotate(
-            f"clipped\nto {clip:g}", (1.01, clip), xycoords=("axes fraction", "data"),
-            va="center", color=VALIDATION, fontsize=9, annotation_clip=False,
+            f"{percent:.3g} % clipped\nto {clip:g}", (1.01, clip),
+            xycoords=("axes fraction", "data"), va="center", color=VALIDATION, fontsize=9,
+            annotation_clip=False,
         )  # fmt: skip
     if any(norm > 0 for norm in log["norm"]):  # all 0 for a text of one character
         axes.set_yscale("log")
