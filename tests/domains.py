@@ -19,9 +19,12 @@ from hypothesis.extra import numpy as hnp
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.ops import arithmetic, convert, elementwise, indexing, linalg, reduce, shape
+from tinygrad_rnn.ops import gru as gru_ops
 from tinygrad_rnn.ops import loss as loss_ops
 from tinygrad_rnn.ops import lstm as lstm_ops
+from tinygrad_rnn.ops import norm as norm_ops
 from tinygrad_rnn.ops import rnn as rnn_ops
+from tinygrad_rnn.ops import sequence as sequence_ops
 from tinygrad_rnn.testing import (
     Case,
     arrays,
@@ -47,14 +50,15 @@ class Entry:
 
     cases: st.SearchStrategy[Case]
     covers: tuple
+    order: int = 2  # 1 for what cannot be differentiated twice
 
 
 ENTRIES: dict[str, Entry] = {}
 
 
-def entry(name: str, cases: st.SearchStrategy[Case], *covers) -> None:
+def entry(name: str, cases: st.SearchStrategy[Case], *covers, order: int = 2) -> None:
     assert name not in ENTRIES
-    ENTRIES[name] = Entry(cases, covers)
+    ENTRIES[name] = Entry(cases, covers, order)
 
 
 def filled(shape_, values=REAL, *, unique: bool = False):
@@ -401,9 +405,40 @@ entry("cross_entropy", _cross_entropy(), loss_ops._softmax_cross_entropy)
 
 
 @st.composite
+def _layer_norm(draw):
+    """Rows of one to three axes, or no rows at all; a weight, a bias, both or neither."""
+    whole = draw(shapes(1, min_side=1))
+    dims = draw(st.integers(1, len(whole)))
+    outer, size = whole[:-dims], whole[-dims:]
+    if draw(st.booleans()):
+        outer = (0, *outer)[: len(outer)]
+    # With eps = 1e-5 the curvature at a constant row is beyond what differences can see.
+    eps = draw(st.sampled_from([1e-5, 0.25]))
+    numbers, unique = (MANY, True) if eps < 0.1 else (REAL, False)
+    given = [name for name in ("weight", "bias") if draw(st.booleans())]
+    arrays = [draw(filled((*outer, *size), numbers, unique=unique))]
+    arrays += [draw(filled(size)) for _ in given]
+
+    def call(x, *rest, **options):
+        return norm_ops.layer_norm(x, **dict(zip(given, rest, strict=True)), **options)
+
+    return Case(tuple(arrays), call, {"dims": dims, "eps": eps})
+
+
+entry("layer_norm", _layer_norm(), norm_ops._layer_norm)
+
+
+@st.composite
 def recurrent(draw, op, *, gates: int, states: int, bias: bool | None = None, **options):
-    """A recurrent op on a window: x, the states, the two weights, the two biases or None."""
+    """A recurrent op on a window: x, the states, the two weights, the two biases or None.
+
+    In one of two windows rows end before it does.
+    """
     T, B = draw(st.integers(0, 3)), draw(st.integers(0, 2))
+    if draw(st.booleans()):
+        ends = np.array(draw(st.lists(st.integers(0, T), min_size=B, max_size=B)), int)
+        options["ended"] = np.arange(T)[:, None] >= ends
+        op = with_masks(op)
     I, H = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     window = [(T, B, I), *[(B, H)] * states, (gates * H, I), (gates * H, H)]
     arrays = [draw(filled(s, grid(-1, 1))) for s in window]
@@ -415,9 +450,44 @@ def recurrent(draw, op, *, gates: int, states: int, bias: bool | None = None, **
     return Case(tuple(arrays), op, options)
 
 
+def with_masks(op):
+    """`op`, whose masks and orders come to where its operands are."""
+
+    def call(x, *rest, **options):
+        there = {
+            n: tg.tensor(v, device=x.device)._data if isinstance(v, np.ndarray) else v
+            for n, v in options.items()
+        }
+        return op(x, *rest, **there)
+
+    return call
+
+
 for _f in ("tanh", "relu"):
     _cases = recurrent(
         rnn_ops.rnn, gates=1, states=1, nonlinearity=_f, bias=True if _f == "relu" else None
     )
     entry(f"rnn, {_f}", _cases, rnn_ops.rnn)
 entry("lstm", recurrent(lstm_ops.lstm, gates=4, states=2), lstm_ops.lstm)
+entry("gru", recurrent(gru_ops.gru, gates=3, states=1), gru_ops.gru)
+
+
+@st.composite
+def _turned(draw):
+    """Rows of unequal lengths, each read backwards."""
+    T, B = draw(st.integers(0, 3)), draw(st.integers(0, 2))
+    ends = np.array(draw(st.lists(st.integers(0, T), min_size=B, max_size=B)), int)
+    steps = np.arange(T)[:, None]
+    order = np.where(steps < ends, ends - 1 - steps, steps)
+    shape = (T, B, *draw(st.sampled_from([(), (2,)])))
+    return Case((draw(filled(shape)),), with_masks(sequence_ops.turned), {"order": order})
+
+
+entry("turned", _turned(), sequence_ops.turned)
+# Beyond the limit what flows back is no derivative; `tests/test_sequence.py` has that.
+entry(
+    "limit_gradient",
+    unary(sequence_ops.limit_gradient, min_dims=1, limit=1e9),
+    sequence_ops.limit_gradient,
+    order=1,
+)

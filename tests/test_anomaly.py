@@ -143,6 +143,25 @@ def test_an_lstm_names_time_step_and_gate(backend, gate):
     assert any("the input 'b'" in f and "3e+38" in f for f in anomaly.before)
 
 
+@pytest.mark.parametrize("gate", "rzn")
+def test_a_gru_names_time_step_and_gate(backend, gate):
+    """At step 3 the input drives one gate to inf, and the state drives it to -inf."""
+    layer = nn.GRU(1, 3, rng=0)
+    for parameter in layer.parameters():
+        parameter.writable()[...] = 0
+    layer.bias_ih_l0.writable()[...] = [5, 5, 5, -5, -5, -5, 5, 5, 5]  # h is close to 1 at once
+    row = "rzn".index(gate) * 3 + 2
+    layer.weight_hh_l0.writable()[row] = [-3e38, -3e38, 0]
+    layer.weight_ih_l0.writable()[row] = 3e38
+    x = np.zeros((6, 2, 1), np.float32)
+    x[3, 1] = 100.0
+    layer.to(backend.device)
+    anomaly = caught(lambda: layer(backend.tensor(x)))
+    assert (anomaly.op, anomaly.phase) == ("gru", "forward")
+    assert (anomaly.step, anomaly.gates) == (3, gate)
+    assert "GRU(1, 3)" in anomaly.layer
+
+
 def test_the_layer_is_named_by_its_path():
     class Model(nn.Module):
         def __init__(self):

@@ -28,7 +28,7 @@ def small(**changes):
 # ---- the model -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_number_of_parameters_is_known_beforehand(kind, layers):
     sizes = {"kind": kind, "hidden": 6, "layers": layers, "embedding": 4}
@@ -296,7 +296,7 @@ def test_configurations_are_checked():
         {"hidden": 0}, {"layers": 0}, {"embedding": 0}, {"batch": 0}, {"k1": 0}, {"epochs": 0},
         {"seed": -1}, {"lr": 0}, {"lr": -1.0}, {"lr": math.nan}, {"lr": math.inf}, {"clip": 0},
         {"clip": math.nan}, {"dropout": 1.0}, {"dropout": -0.1}, {"dropout": math.nan},
-        {"model": "gru"}, {"k1": 5, "k2": 4}, {"hidden": 2.0},
+        {"model": "elman"}, {"k1": 5, "k2": 4}, {"hidden": 2.0},
     ):  # fmt: skip
         with pytest.raises(DataError, match=list(bad)[-1]):
             Config(**bad).check()

@@ -73,7 +73,8 @@ def reached(example):
     """The ops that an example records, in its forward pass and in its recorded gradient."""
     outputs, leaves = recorded(example)
     u = [tg.tensor(np.ones(y.shape), requires_grad=True) for y in outputs]
-    gradients = tg.grad(outputs, leaves, u, create_graph=True, allow_unused=True)
+    twice = example.order == 2
+    gradients = tg.grad(outputs, leaves, u, create_graph=twice, allow_unused=True)
     return ops_behind([*outputs, *(g for g in gradients if g is not None)])
 
 
@@ -98,11 +99,12 @@ def test_fused_ops_are_called_with_each_of_their_options():
     seen = set()
     for example in [*_check_examples.ops(0), *_check_layers.layers(0)]:
         for node in fused_nodes(example):
-            ids = node.options.get("ids") is not None
-            seen.add((node.op.__name__, node.options.get("nonlinearity"), ids))
-    cross_entropy = {("softmax_cross_entropy", None, False)}
-    recurrent = {("rnn", "tanh"), ("rnn", "relu"), ("lstm", None)}
-    assert seen == {(*kind, ids) for kind in recurrent for ids in (False, True)} | cross_entropy
+            given = [name for name in ("ids", "ended") if node.options.get(name) is not None]
+            seen.add((node.op.__name__, node.options.get("nonlinearity"), *given))
+    others = {("softmax_cross_entropy", None), ("layer_norm", None)}
+    recurrent = {("rnn", "tanh"), ("rnn", "relu"), ("lstm", None), ("gru", None)}
+    options = [(), ("ids",), ("ended",)]
+    assert seen == {(*kind, *given) for kind in recurrent for given in options} | others
 
 
 def test_a_table_is_projected_and_not_its_rows():
@@ -217,11 +219,11 @@ def test_only(capsys):
 
 
 def test_only_what_is_not_there_names_what_is(capsys):
-    assert main(["check", "--only", "gru"]) == 2
+    assert main(["check", "--only", "relo"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert re.fullmatch(
-        r"tinygrad-rnn: error: --only 'gru' .*did you mean .*relu.*\? .*ops, layers, model.*\n",
+        r"tinygrad-rnn: error: --only 'relo' .*did you mean .*relu.*\? .*ops, layers, model.*\n",
         said.err,
     )
     assert len(said.err) < 300

@@ -37,7 +37,7 @@ FLOORS = [
         "checkpoint",
         "data",
     ],
-    ["tbptt", "viz", "char_lm", "config", "training"],
+    ["tbptt", "_gradient_flow_layer", "gradient_flow", "viz", "char_lm", "config", "training"],
     [
         "_cli_screen",
         "_cli_run",

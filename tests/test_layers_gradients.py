@@ -39,7 +39,7 @@ def replaced(layer, tensors):
 
 
 @st.composite
-def windows(draw, make, *, relu=False, table=False, start=True, batch=True, **options):
+def windows(draw, make, *, table=False, start=True, batch=True, unequal=False, **options):
     """Calls of a layer, as a function of its input (or table), its states and its parameters."""
     T, B, I, H = draw(st.tuples(*[st.integers(1, 3), st.integers(1, 2), *[st.integers(1, 2)] * 2]))
     layer = make(I, H, rng=0, dtype=np.float64, **options)
@@ -48,6 +48,7 @@ def windows(draw, make, *, relu=False, table=False, start=True, batch=True, **op
     shape = shape if batch else (T,)
     V = draw(st.integers(1, 6))  # of more than 2 I rows, the layer makes the input row by row
     ids = draw(testing.arrays(st.integers(0, V - 1).map(float), shape)).astype(int)
+    lengths = draw(st.lists(st.integers(0, T), min_size=B, max_size=B)) if unequal else None
     rows = (layer.num_layers * layer.directions, *([B] if batch else []), H)
     kinds = (2 if lstm else 1) if start else 0
     # An offset that no sum of products of grid points cancels: no pre-activation is 0 (for relu).
@@ -62,8 +63,8 @@ def windows(draw, make, *, relu=False, table=False, start=True, batch=True, **op
         state = (tuple(state) if lstm else state[0]) if state else None
         with replaced(layer.to(x.device), rest[kinds:]):
             if table:
-                return layer(ids, state, table=x)
-            return layer(x, state)
+                return layer(ids, state, table=x, lengths=lengths)
+            return layer(x, state, lengths=lengths)
 
     return testing.Case(tuple(arrays), call)
 
@@ -72,6 +73,7 @@ KINDS = {
     "RNN tanh": nn.RNN,
     "RNN relu": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
     "LSTM": nn.LSTM,
+    "GRU": nn.GRU,
 }
 VARIANTS = {
     "": {},
@@ -85,6 +87,11 @@ VARIANTS = {
     "no state": {"start": False},
     "no batch": {"batch": False},
     "table=": {"table": True},
+    "lengths=": {"unequal": True},
+    "lengths=, 2 layers, bidirectional, batch_first": {
+        "unequal": True, "num_layers": 2, "bidirectional": True, "batch_first": True,
+    },
+    "lengths=, table=, bidirectional": {"unequal": True, "table": True, "bidirectional": True},
     "table=, 2 layers, bidirectional, batch_first": {
         "table": True, "num_layers": 2, "bidirectional": True, "batch_first": True,
     },
@@ -98,6 +105,29 @@ def test_recurrent_layers(backend, kind, variant):
         variant = ""  # sums of products of grid points may be 0, where relu has its kink
     cases = windows(KINDS[kind], **VARIANTS[variant])
     testing.check_cases(f"{kind} {variant}", cases, devices=[backend.device], max_examples=EXAMPLES)
+
+
+@st.composite
+def steps(draw, make):
+    """Calls of a cell, as a function of its input, its states and its parameters."""
+    B, I, H = draw(st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(1, 2)))
+    cell = make(I, H, rng=0, dtype=np.float64, bias=draw(st.booleans()))
+    batch = (B,) if draw(st.booleans()) else ()
+    numbers = grid(-1, 1)
+    shapes = [(*batch, I), *[(*batch, H)] * cell.kinds, *(p.shape for p in cell.parameters())]
+    arrays = tuple(draw(testing.arrays(numbers, shape)) for shape in shapes)
+
+    def call(x, *rest):
+        state = rest[: cell.kinds]
+        with replaced(cell.to(x.device), rest[cell.kinds :]):
+            return cell(x, tuple(state) if cell.kinds == 2 else state[0])
+
+    return testing.Case(arrays, call)
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
+def test_cells(backend, kind):
+    testing.check_cases(kind.__name__, steps(kind), devices=[backend.device], max_examples=EXAMPLES)
 
 
 def test_the_layers_parameters_really_move():

@@ -12,7 +12,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
-from tinygrad_rnn.ops import lstm, rnn
+from tinygrad_rnn.ops import gru, lstm, rnn
 
 # ---- engine ----
 
@@ -81,15 +81,15 @@ def test_a_fused_backward_is_told_what_is_needed(backend):
     assert asked == [(True, False), (False, True), (True, True), (False, True)]
 
 
-@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 def test_the_second_derivative_reaches_an_input_the_first_was_not_taken_by(backend, kind):
     """fused-bystander. d/dw of dL/dx, where L is a fused op of both, as its specification is."""
     rng = np.random.default_rng(0)
-    if kind == "lstm":
-        fused, spec, rows, states, options = lstm.lstm, lstm.specification, 8, 2, {}
-    else:
-        fused, spec, rows, states = rnn.rnn, rnn.specification, 2, 1
-        options = {"nonlinearity": "tanh"}
+    fused, spec, rows, states, options = {
+        "rnn": (rnn.rnn, rnn.specification, 2, 1, {"nonlinearity": "tanh"}),
+        "lstm": (lstm.lstm, lstm.specification, 8, 2, {}),
+        "gru": (gru.gru, gru.specification, 6, 1, {}),
+    }[kind]
     shapes = [(3, 2, 2), *[(2, 2)] * states, (rows, 2), (rows, 2), (rows,), (rows,)]
     inputs = [backend.tensor(rng.normal(size=s), requires_grad=True) for s in shapes]
     found = []
@@ -102,7 +102,7 @@ def test_the_second_derivative_reaches_an_input_the_first_was_not_taken_by(backe
         assert np.abs(exact).max() > 0
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_a_frozen_table_leaves_the_gradients_of_the_weights_as_they_are(backend, kind):
     """table-needs. The sum over equal ids serves two gradients, and one may be unwanted."""
     ids = np.array([[0, 1], [2, 1], [0, 0]])

@@ -1,4 +1,4 @@
-"""RNN and LSTM: PyTorch's numbers, their own specification, and every layout they accept."""
+"""RNN, LSTM and GRU: PyTorch's numbers, their own specification, and every layout they accept."""
 
 import json
 import pathlib
@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn
+from tinygrad_rnn import backends, nn
 from tinygrad_rnn.core.tensor import Leaf
-from tinygrad_rnn.ops import lstm, rnn
+from tinygrad_rnn.ops import gru, lstm, rnn
 
 STORED = json.loads((pathlib.Path(__file__).parent / "data" / "torch_recurrent.json").read_text())
 
@@ -39,7 +39,7 @@ def test_equals_pytorch(backend, case):
 
 
 def inputs_of(backend, op, rng, T, B, I, H, *, bias=True):
-    blocks, kinds = (1, 1) if op is rnn.rnn else (4, 2)
+    blocks, kinds = {rnn.rnn: (1, 1), lstm.lstm: (4, 2), gru.gru: (3, 1)}[op]
     shapes = [(T, B, I)] + [(B, H)] * kinds + [(blocks * H, I), (blocks * H, H)]
     arrays = [backend.tensor(0.7 * rng.normal(size=s), requires_grad=True) for s in shapes]
     biases = [backend.tensor(rng.normal(size=blocks * H), requires_grad=True) for _ in range(2)]
@@ -50,17 +50,27 @@ VARIANTS = {
     "rnn-tanh": (rnn.rnn, rnn.specification, {"nonlinearity": "tanh"}),
     "rnn-relu": (rnn.rnn, rnn.specification, {"nonlinearity": "relu"}),
     "lstm": (lstm.lstm, lstm.specification, {}),
+    "gru": (gru.gru, gru.specification, {}),
 }
+
+
+def mask(backend, rng, T, B):
+    """Where rows of random lengths have ended."""
+    return backend.tensor(np.arange(T)[:, None] >= rng.integers(0, T + 1, B))._data
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @given(
     T=st.integers(1, 6), B=st.integers(0, 3), I=st.integers(1, 3), H=st.integers(1, 4),
-    bias=st.booleans(), seed=st.integers(0, 2**32 - 1),
+    bias=st.booleans(), unequal=st.booleans(), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_fused_equals_specification_up_to_second_order(backend, variant, T, B, I, H, bias, seed):
+def test_fused_equals_specification_up_to_second_order(
+    backend, variant, T, B, I, H, bias, unequal, seed
+):
     op, specification, options = VARIANTS[variant]
     rng = np.random.default_rng(seed)
+    if unequal:
+        options = options | {"ended": mask(backend, rng, T, B)}
     tensors, biases = inputs_of(backend, op, rng, T, B, I, H, bias=bias)
     asked = tensors + (biases if bias else [])
     weight = None
@@ -76,6 +86,27 @@ def test_fused_equals_specification_up_to_second_order(backend, variant, T, B, I
         results.append([backend.host(t) for t in (out, *first, *second)])
     for fused, spelled in zip(*results, strict=True):
         np.testing.assert_allclose(fused, spelled, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.parametrize("limit", [1e-3, 0.5, 1e9])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_with_a_limit_fused_equals_specification_at_first_order(backend, variant, limit, unequal):
+    op, specification, options = VARIANTS[variant]
+    rng = np.random.default_rng(0)
+    tensors, biases = inputs_of(backend, op, rng, 6, 3, 2, 4)
+    options = options | {"limit": limit, "ended": mask(backend, rng, 6, 3) if unequal else None}
+    asked = tensors + biases
+    results = [
+        tg.grad((function(*asked, **options) ** 2).sum(), asked) for function in (op, specification)
+    ]
+    unlimited = tg.grad((op(*asked, **options | {"limit": None}) ** 2).sum(), asked)
+    for fused, spelled in zip(*results, strict=True):
+        a, b = backend.host(fused), backend.host(spelled)
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+    pairs = zip(results[0], unlimited, strict=True)
+    same = [np.allclose(backend.host(a), backend.host(b)) for a, b in pairs]
+    assert all(same) == (limit == 1e9)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -119,12 +150,12 @@ def test_a_layer_is_one_node_per_window_and_no_grad_keeps_nothing():
     assert not any(s.requires_grad for s in state)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_layouts_agree(kind):
     make = getattr(nn, kind)
-    layer = make(3, 4, 2, bidirectional=True, rng=0)
-    first = make(3, 4, 2, bidirectional=True, batch_first=True, rng=0)
-    x = tg.random.normal((5, 2, 3), rng=1)
+    layer = make(3, 4, 2, bidirectional=True, rng=0, dtype=np.float64)
+    first = make(3, 4, 2, bidirectional=True, batch_first=True, rng=0, dtype=np.float64)
+    x = tg.random.normal((5, 2, 3), rng=1, dtype=np.float64)
     out, state = layer(x)
     out_b, state_b = first(tg.swapaxes(x, 0, 1))
     np.testing.assert_array_equal(out.detach().numpy(), out_b.detach().numpy().swapaxes(0, 1))
@@ -134,12 +165,12 @@ def test_layouts_agree(kind):
     single, single_state = layer(x[:, 0])
     assert single.shape == (5, 8)
     assert pick(single_state).shape == (4, 4)
-    np.testing.assert_allclose(single.detach().numpy(), out.detach().numpy()[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(single.detach().numpy(), out.detach().numpy()[:, 0], rtol=1e-12)
     again, _ = layer(x[:, 0], single_state)  # the state of an unbatched call fits the next one
     assert again.shape == (5, 8)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("rows", [4, 5, 40])  # a small table is projected, a large one looked up
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
 def test_ids_with_a_table_equal_an_embedding(backend, kind, rows, options):
@@ -228,6 +259,11 @@ def test_dropout_only_between_layers_and_only_in_training():
         (lambda: nn.RNN(3, 0), ["hidden_size", "0"]),
         (lambda: nn.RNN(3, 4, nonlinearity="sigmoid"), ["'tanh' or 'relu'", "sigmoid"]),
         (lambda: nn.LSTM(3, 4, dropout=1.5), ["1.5", "[0, 1]"]),
+        (lambda: nn.GRU(3, 4)(tg.zeros((5, 2, 3)), (1, 2)), ["state h", "tuple", "(1, 2, 4)"]),
+        (lambda: nn.GRU(3, 4)(tg.zeros((5, 3)), (1, 2)), ["state h", "tuple", "(1, 4)"]),
+        (lambda: nn.GRU(3, 4, clip_state_grad=0.0), ["clip_state_grad", "> 0", "0.0"]),
+        (lambda: nn.GRU(3, 4, clip_state_grad="1"), ["clip_state_grad", "'1'"]),
+        (lambda: nn.GRU(3, 4, clip_state_grad=True), ["clip_state_grad", "True"]),
     ],
 )  # fmt: skip
 def test_errors_name_what_was_seen_and_needed(call, words):
@@ -259,12 +295,12 @@ def test_a_seed_starts_one_stream_for_everything():
     assert not np.array_equal(stacked(x)[0].data, stacked(x)[0].data)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_no_dtype_is_changed_in_silence(kind):
     layer = getattr(nn, kind)(3, 4, dtype=np.float64)
     x, state = tg.zeros((2, 1, 3), dtype=tg.float64), tg.zeros((1, 1, 4))
     with pytest.raises(tg.DTypeError, match="state h is float32"):
-        layer(x, state if kind == "RNN" else (state, state))
+        layer(x, (state, state) if kind == "LSTM" else state)
     with pytest.raises(tg.DTypeError, match="table is float32"):
         layer(np.zeros((2, 1), int), table=tg.zeros((5, 3)))
     with pytest.raises(tg.DTypeError, match="the input is float64"):
@@ -282,3 +318,13 @@ def test_a_window_of_no_steps_under_create_graph():
     found = tg.grad(end.sum(), [h, layer.weight_hh_l0], create_graph=True)
     assert (found[0].data == 1).all()
     assert not found[1].data.any()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_state_that_is_carried_on_keeps_no_trajectory_alive(kind, layers):
+    layer = getattr(nn, kind)(2, 3, layers, rng=0)
+    _, state = layer(tg.zeros((1000, 1, 2)))
+    for s in state if kind == "LSTM" else [state]:
+        held = s.detach()
+        assert backends.of(held._data).owner(held._data).nbytes == 4 * layers * 3

@@ -37,6 +37,7 @@ from tinygrad_rnn.errors import (
     TinygradError,
 )
 from tinygrad_rnn.gradcheck import GradcheckReport, gradcheck
+from tinygrad_rnn.gradient_flow import GradientFlow, gradient_flow
 from tinygrad_rnn.ops import random
 from tinygrad_rnn.ops.arithmetic import (
     add,
@@ -162,6 +163,7 @@ __all__ = [
     "Fused",
     "GradcheckError",
     "GradcheckReport",
+    "GradientFlow",
     "GraphFreedError",
     "GraphGrowthWarning",
     "IndexingError",
@@ -208,6 +210,7 @@ __all__ = [
     "gelu",
     "grad",
     "gradcheck",
+    "gradient_flow",
     "greater",
     "greater_equal",
     "int32",

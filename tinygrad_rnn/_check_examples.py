@@ -28,11 +28,15 @@ from numpy.typing import NDArray
 from tinygrad_rnn.core.engine import grad
 from tinygrad_rnn.core.tensor import Tensor
 from tinygrad_rnn.ops import arithmetic, convert, elementwise, indexing, linalg, reduce, shape
+from tinygrad_rnn.ops.gru import gru
 from tinygrad_rnn.ops.loss import softmax_cross_entropy
 from tinygrad_rnn.ops.lstm import lstm
+from tinygrad_rnn.ops.norm import layer_norm
 from tinygrad_rnn.ops.rnn import rnn
+from tinygrad_rnn.ops.sequence import limit_gradient, turned
 
 Array = NDArray[Any]
+ORDER_ONE = {"limit_gradient"}  # what cannot be differentiated twice
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ def ops(seed: int) -> list[Example]:
     points = Points(seed)
     families = (_arithmetic, _elementwise, _reductions, _shapes, _picking, _products, _fused)
     return [
-        Example(name, fn, inputs) for family in families for name, fn, *inputs in family(points)
+        Example(name, fn, inputs, 1 if name in ORDER_ONE else 2)
+        for family in families
+        for name, fn, *inputs in family(points)
     ]
 
 
@@ -198,6 +204,9 @@ def _picking(p: Points) -> Iterator[Row]:
     yield "take", lambda x: indexing.take(x, twice, 1), p(2, 3)
     order = np.array([[0, 2, 2], [1, 0, 1]])
     yield "take_along_axis", lambda x: indexing.take_along_axis(x, order, 1), p(2, 3)
+    turns = np.array([[1, 2], [0, 1], [2, 0]])  # a row of two steps and one of three, backwards
+    yield "turned", lambda x: turned(x, order=turns), p(3, 2, 2)
+    yield "limit_gradient", lambda x: limit_gradient(x, limit=1e9), p(2, 3)  # below the limit
 
 
 def _products(p: Points) -> Iterator[Row]:
@@ -230,6 +239,8 @@ def _fused(p: Points) -> Iterator[Row]:
             partial(softmax_cross_entropy, targets=targets, **options),
             p(3, 3),
         )
+    yield "layer_norm", layer_norm, p(2, 3), p(3), p(3)
+    yield "layer_norm", partial(layer_norm, dims=2, eps=0.5), p(2, 2, 2)
     ids = p.ids(3, 2, 2)  # (T, B) rows of a table (V, I)
     for f in ("tanh", "relu"):
         weights = p.small(2, 2), p.small(2, 2), p.small(2) + 0.0173, p.small(2) + 0.0173
@@ -247,3 +258,8 @@ def _fused(p: Points) -> Iterator[Row]:
     bare = [p.small(8, 1), p.small(8, 2)]  # I = 1, H = 2, no biases
     no_bias = partial(lstm, b_ih=None, b_hh=None)
     yield "lstm", no_bias, p.small(2, 1, 1), p.small(1, 2), p.small(1, 2), *bare
+    gates = [p.small(6, 2), p.small(6, 2), p.small(6), p.small(6)]
+    yield "gru", gru, p.small(2, 2, 2), p.small(2, 2), *gates
+    yield "gru", partial(gru, ids=ids), p.small(3, 2), p.small(2, 2), *gates
+    ended = np.array([[False, False], [True, False]])  # the first row is over after one step
+    yield "gru", partial(gru, ended=ended), p.small(2, 2, 2), p.small(2, 2), *gates

@@ -18,9 +18,10 @@ import numpy as np
 from tinygrad_rnn._check_examples import Array, Example, Points
 from tinygrad_rnn.char_lm import CharModel
 from tinygrad_rnn.nn import functional
-from tinygrad_rnn.nn.layers import Dropout, Embedding, Linear, Sequential
+from tinygrad_rnn.nn.cells import GRUCell, LSTMCell, RNNCell
+from tinygrad_rnn.nn.layers import Dropout, Embedding, LayerNorm, Linear, Sequential
 from tinygrad_rnn.nn.module import Module, Parameter
-from tinygrad_rnn.nn.recurrent import LSTM, RNN, Recurrent
+from tinygrad_rnn.nn.recurrent import GRU, LSTM, RNN, Recurrent
 
 # Steps, rows of a batch, inputs, hidden units, rows of a table; of V > 2 I a layer makes no table.
 # Most layers have more numbers than `gradcheck` takes one by one. They are checked in random
@@ -31,7 +32,7 @@ T, B, I, H, V = 3, 2, 3, 3, 4
 def layers(seed: int) -> list[Example]:
     """An example or more for each layer and loss of `nn`."""
     points = Points(seed)
-    return [*_plain(points), *_recurrent(points), *_losses(points)]
+    return [*_plain(points), *_recurrent(points), *_cells(points), *_losses(points)]
 
 
 def _plain(p: Points) -> Iterator[Example]:
@@ -41,6 +42,9 @@ def _plain(p: Points) -> Iterator[Example]:
     yield Example("Linear", Linear(2, 3, **settings), [x])
     yield Example("Linear", Linear(2, 3, bias=False, **settings), [x])
     yield Example("Embedding", Embedding(4, 3, **settings), [np.array([[1, 0], [1, 3]])])
+    yield Example("LayerNorm", LayerNorm((3, 2), dtype=np.float64), [x])
+    # A row of two is nearly +-1 whatever it is: with a small eps its gradient is mostly rounding.
+    yield Example("LayerNorm", LayerNorm(2, eps=0.5, elementwise_affine=False), [x])
     yield Example("Dropout (in evaluation)", Dropout(0.5).eval(), [x])
     stack = Sequential(Linear(2, 3, **settings), Dropout(0.5), Linear(3, 2, **settings)).eval()
     yield Example("Sequential", stack, [x])
@@ -62,6 +66,7 @@ def _recurrent(p: Points) -> Iterator[Example]:
         ("RNN tanh", RNN, {}),
         ("RNN relu", RNN, {"nonlinearity": "relu"}),
         ("LSTM", LSTM, {}),
+        ("GRU", GRU, {}),
     ]
     for kind, network, settings in kinds:
         make = partial(network, I, H, **settings, rng=p.rng, dtype=np.float64)
@@ -75,8 +80,20 @@ def _recurrent(p: Points) -> Iterator[Example]:
         layer = _with_biases(make(), p)
         yield Example(f"{kind} (without a state)", layer, [p.small(T, B, I)])
         yield Example(f"{kind} (without a batch)", layer, [p.small(T, I), _states(layer, p, 1, H)])
+        lengths = _Options(layer, lengths=[1, T])
+        yield Example(f"{kind} (lengths=)", lengths, [p.small(T, B, I), _states(layer, p, 1, B, H)])
         rows = _Rows(layer, p.ids(V, T, B))
         yield Example(f"{kind} (table=)", rows, [p.small(V, I), _states(layer, p, 1, B, H)])
+
+
+class _Options(Module):
+    """A layer called with options."""
+
+    def __init__(self, layer: Recurrent, **options: Any) -> None:
+        self.layer, self.options = layer, options
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.layer(*inputs, **self.options)
 
 
 class _Rows(Module):
@@ -87,6 +104,14 @@ class _Rows(Module):
 
     def forward(self, table: Any, state: Any) -> Any:
         return self.layer(self.ids, state, table=table)
+
+
+def _cells(p: Points) -> Iterator[Example]:
+    """One step of each kind, with a state to begin with."""
+    for make in (RNNCell, LSTMCell, GRUCell):
+        cell = make(I, H, rng=p.rng, dtype=np.float64)
+        states: Any = p.small(B, H) if cell.kinds == 1 else (p.small(B, H), p.small(B, H))
+        yield Example(make.__name__, cell, [p.small(B, I), states])
 
 
 def _states(layer: Recurrent, p: Points, *size: int) -> Any:

@@ -47,7 +47,7 @@ class Check:
     """Only what has this in its name: an op, a layer, a parameter; or "ops", "layers", "model"."""
     order: Literal[1, 2] = 2
     """1: gradients; 2: the gradients of the gradients, too."""
-    model: Literal["lstm", "rnn"] = "lstm"
+    model: Literal["lstm", "gru", "rnn"] = "lstm"
     """The model: kind of recurrent network."""
     hidden: int = 5
     """The model: size of the hidden state."""

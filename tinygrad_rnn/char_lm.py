@@ -30,13 +30,12 @@ from tinygrad_rnn.errors import DataError, NonFiniteError
 from tinygrad_rnn.nn.functional import cross_entropy
 from tinygrad_rnn.nn.layers import Dropout, Embedding, Linear
 from tinygrad_rnn.nn.module import Module
-from tinygrad_rnn.nn.recurrent import LSTM, RNN
+from tinygrad_rnn.nn.recurrent import GRU, LSTM, RNN, Recurrent
 from tinygrad_rnn.ops.random import Rng, generator
 
 __all__ = ["CharModel", "draw", "evaluate", "generate", "parameter_count"]
 
-KINDS = {"rnn": RNN, "lstm": LSTM}
-BLOCKS = {"rnn": 1, "lstm": 4}  # gates: how many times the recurrent weights are there
+KINDS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
 class CharModel(Module):
@@ -44,7 +43,7 @@ class CharModel(Module):
 
     Args:
         symbols: V, the size of the vocabulary.
-        kind: "lstm" or "rnn".
+        kind: "lstm", "gru" or "rnn".
         hidden, layers, embedding: sizes H, L, E.
         dropout: probability of dropping an element of each recurrent layer's output on its way
             *up*. The recurrent connections are never touched: what a network should remember
@@ -87,7 +86,7 @@ class CharModel(Module):
 
 def parameter_count(symbols: int, *, kind: str, hidden: int, layers: int, embedding: int) -> int:
     """How many parameters a `CharModel` has, known before any of them is allocated."""
-    rows = BLOCKS[kind] * hidden
+    rows = KINDS[kind].blocks * hidden
     widths = [embedding] + [hidden] * (layers - 1)
     recurrent = sum(rows * (width + hidden + 2) for width in widths)  # two biases, as in PyTorch
     return symbols * embedding + recurrent + symbols * (hidden + 1)

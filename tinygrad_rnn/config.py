@@ -25,7 +25,7 @@ __all__ = ["Config", "Corpus"]
 class Config:
     """What decides the weights: one configuration and one text are one run, bit for bit."""
 
-    model: Literal["lstm", "rnn"] = "lstm"
+    model: Literal["lstm", "gru", "rnn"] = "lstm"
     """Kind of recurrent network."""
     hidden: int = 256
     """Size of the hidden state."""
@@ -65,8 +65,8 @@ class Config:
         ]
         if not (_is_number(values["dropout"]) and 0 <= values["dropout"] < 1):
             problems.append(f"dropout is a share, 0 <= dropout < 1, got {self.dropout!r}")
-        if values["model"] not in ("lstm", "rnn"):
-            problems.append(f"model is lstm or rnn, got {self.model!r}")
+        if values["model"] not in ("lstm", "gru", "rnn"):
+            problems.append(f"model is lstm, gru or rnn, got {self.model!r}")
         k2 = values["k2"]
         if not problems and k2 is not None and not (isinstance(k2, int) and k2 >= self.k1):
             problems.append(f"k2 is a whole number >= k1 = {self.k1}, got {k2!r}")

@@ -1,8 +1,10 @@
-"""Write torch_recurrent.json: what PyTorch's RNN and LSTM compute, values and gradients.
+"""Write torch_recurrent.json: what PyTorch's RNN, LSTM and GRU compute, values and gradients.
 
 Run by hand where PyTorch is installed (``pip install torch==2.13.0``), never by the tests:
 
     python tests/data/make_torch_recurrent.py
+
+One stream of random numbers runs through all cases: new ones go at the end, or the old ones change.
 """
 
 import json
@@ -18,6 +20,11 @@ CASES = [
     ("LSTM", {"bias": False}),
     ("LSTM", {"num_layers": 2}),
     ("LSTM", {"num_layers": 2, "bidirectional": True, "batch_first": True}),
+    ("GRU", {}),
+    ("GRU", {"bias": False}),
+    ("GRU", {"num_layers": 2}),
+    ("GRU", {"bidirectional": True}),
+    ("GRU", {"num_layers": 2, "bidirectional": True, "batch_first": True}),
 ]
 T, B, I, H = 4, 3, 2, 3
 

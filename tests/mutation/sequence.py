@@ -7,6 +7,9 @@ from tests.mutation.ops import GAPS
 
 fused = partial(Mutant, "fused")
 RECURRENT = "tests/test_recurrent.py"
+SEQUENCE = "tests/test_sequence.py"
+LENGTHS = "tests/test_lengths.py"
+NORMS = "tests/test_layer_norm.py"
 KERNELS = "tests/test_backends.py"
 
 RNN = [
@@ -14,8 +17,8 @@ RNN = [
           RECURRENT, "= for +=: nothing flows back through time"),
     fused("rnn-outside-lost", "ops/rnn.py", "        dh += dh_out[t].T\n", "", RECURRENT,
           "only the last state hears from the loss"),
-    fused("rnn-step-of-before", "ops/rnn.py", "step(dh, h[t + 1], dz_t, nonlinearity)",
-          "step(dh, h[t], dz_t, nonlinearity)", RECURRENT,
+    fused("rnn-step-of-before", "ops/rnn.py", "undo(dh, h[t + 1], dz_t, nonlinearity)",
+          "undo(dh, h[t], dz_t, nonlinearity)", RECURRENT,
           "off by one in time: the slope at the state before"),
     fused("rnn-no-transpose", "ops/rnn.py", "w_hh_t = xp.ascontiguousarray(w_hh.T)",
           "w_hh_t = xp.ascontiguousarray(w_hh)", RECURRENT, "missing transpose of W_hh"),
@@ -33,21 +36,96 @@ RNN = [
 ]  # fmt: skip
 
 SHARED = [
-    fused("bias-mean", "ops/rnn.py", "db = xp.sum(dz, axis=1)", "db = xp.mean(dz, axis=1)",
-          RECURRENT, "the mean over steps for their sum"),
-    fused("bias-needs", "ops/rnn.py", "if need_b_ih or need_b_hh else None",
+    fused("bias-mean", "ops/sequence.py", ".sum(dz.reshape((len(dz), -1)), axis=1)",
+          ".mean(dz.reshape((len(dz), -1)), axis=1)", RECURRENT,
+          "the mean over steps for their sum"),
+    fused("bias-needs", "ops/sequence.py", "if need_b_ih or need_b_hh else None",
           "if need_b_ih else None", RECURRENT, "one of the two biases forgotten"),
-    fused("needs-swapped", "ops/rnn.py", "need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs[-4:]",
+    fused("needs-swapped", "ops/sequence.py",
+          "need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs[-4:]",
           "need_w_hh, need_w_ih, need_b_ih, need_b_hh = needs[-4:]", RECURRENT,
           "two weights in the wrong order"),
-    fused("table-needs", "ops/rnn.py", "if ids is not None and (needs[0] or need_w_ih):",
-          "if ids is not None and needs[0]:", GAPS,
-          "dW_ih of a frozen table not summed by rows"),
-    fused("bias-half", "ops/rnn.py", "namespace(b_ih), b_ih + b_hh", "namespace(b_ih), b_ih",
+    fused("table-needs", "ops/sequence.py", "if not (need_x or need_w):",
+          "if not need_x:", GAPS, "dW_ih of a frozen table not computed"),
+    fused("bias-half", "ops/sequence.py", "tiled(b_ih + b_hh, B)", "tiled(b_ih, B)",
           RECURRENT, "the second bias left out"),
-    fused("table-gradient", "ops/rnn.py", ".reshape(x.shape) if needs[0] else None",
-          ".reshape(x.shape) if needs[0] and ids is None else None", RECURRENT,
+    fused("table-gradient", "ops/sequence.py", ".reshape(x.shape) if need_x else None",
+          ".reshape(x.shape) if need_x and ids is None else None", RECURRENT,
           "no gradient for a table of inputs"),
+    fused("turned-gradient", "ops/sequence.py",
+          "turned.vjp(x=lambda g, *, order: turned(g, order=order))",
+          "turned.vjp(x=lambda g, *, order: g)", SEQUENCE, "the gradient not turned around"),
+    fused("limit-scale", "ops/sequence.py", "limit / xp.maximum(length, limit)", "limit / length",
+          SEQUENCE, "short gradients made longer"),
+    fused("limit-axis", "ops/sequence.py", "scale_to(limit, g, axis=0)",
+          "scale_to(limit, g, axis=1)", SEQUENCE, "the norm over the batch instead of the row"),
+    fused("limit-overflow", "ops/sequence.py", "xp.square(g, dtype=np.float64)", "xp.square(g)",
+          SEQUENCE, "squares that float32 has no number for: the gradient becomes 0"),
+    fused("limit-in-padding", "ops/rnn.py", 'held(now["h"], states[-1], ended, t)',
+          'held(now["h"], h, ended, t)', SEQUENCE, "limited on the way past the padding, too"),
+    fused("rows-unread", "ops/sequence.py", "xp.where(seen[:-1, None], table, 0)", "table",
+          LENGTHS, "0 * NaN: a row that nobody reads"),
+    fused("state-of-padding", "ops/sequence.py", "where(ended[:, :, None], 0, h_before)",
+          "where(ended[:, :, None], h_before, h_before)", LENGTHS,
+          "0 * NaN: a state that no step begins with"),
+]  # fmt: skip
+
+ENDS = [
+    fused("held-swapped", "ops/sequence.py", "where(ended[t][:, None], old, new)",
+          "where(ended[t][:, None], new, old)", LENGTHS, "the mask the wrong way round"),
+    fused("rnn-not-held", "ops/rnn.py", "hold(h[t + 1], h[t], ended[t])",
+          "hold(h[t + 1], h[t + 1], ended[t])", LENGTHS, "the state runs on through the padding"),
+    fused("rnn-padding-counts", "ops/rnn.py", "            stop(dz_t, ended[t])\n", "", LENGTHS,
+          "weights learn from the padding"),
+    fused("rnn-gradient-ends", "ops/rnn.py", "            dh += by\n", "            dh += 0\n",
+          LENGTHS, "nothing flows past the padding to a row's end"),
+    fused("lstm-padding-counts", "ops/lstm.py", "            stop(dz_t, ended[t])\n",
+          "            dz_t += 0\n", LENGTHS,
+          "weights learn from the padding"),
+    fused("lstm-cell-forgets", "ops/lstm.py", "            hold(dc, c_by, ended[t])\n", "", LENGTHS,
+          "the cell's gradient goes through gates in the padding"),
+    fused("lstm-only-h-held", "ops/lstm.py", "hold(kept[:, t + 1], kept[:, t], ended[t])",
+          "hold(h[t + 1], h[t], ended[t])", LENGTHS, "c runs on through the padding"),
+    fused("gru-gradient-ends", "ops/gru.py", "            hold(dh, by, ended[t])\n",
+          "            dh += 0\n", LENGTHS,
+          "what flows past the padding is multiplied by z"),
+    fused("lengths-off-by-one", "nn/lengths.py", "self._host = steps >= numbers",
+          "self._host = steps > numbers", LENGTHS, "off by one: a step of padding read"),
+    fused("lengths-turn", "nn/lengths.py", "numbers - 1 - steps)", "numbers - steps)", LENGTHS,
+          "off by one where each row is turned around"),
+    fused("padding-let-in", "nn/recurrent_base.py", "return ends.blank(x), None, ends, False",
+          "return x, None, ends, False", LENGTHS, "NaN in the padding reaches the weights"),
+    fused("padding-let-out", "nn/recurrent_base.py",
+          "y = y if lengths is None else lengths.blank(y)", "y = y", LENGTHS,
+          "outputs beyond a row's end repeat its last state"),
+]  # fmt: skip
+
+GRU = [
+    fused("gru-outside-replaces", "ops/gru.py", "dh += dh_out[t].T", "dh[...] = dh_out[t].T",
+          RECURRENT, "= for +=: nothing flows back through time"),
+    fused("gru-time", "ops/gru.py", "undo(dh, gates[t], q[t], h[t], dz_t)",
+          "undo(dh, gates[t], q[t], h[t + 1], dz_t)", RECURRENT, "off by one in time: h_t"),
+    fused("gru-weight-time", "ops/gru.py", "sum_of_products(old, states[0, :-1], ended)",
+          "sum_of_products(old, states[0, 1:], ended)", RECURRENT, "off by one in time in dW_hh"),
+    fused("gru-bias-sides", "ops/gru.py", "sum_of_steps(old) if need_b_hh",
+          "n_last(sum_of_steps(new)) if need_b_hh", RECURRENT,
+          "the two biases taken for halves of one, as in an LSTM"),
+    fused("gru-blocks", "ops/gru.py", "None if dw_ih is None else n_last(dw_ih)", "dw_ih",
+          RECURRENT, "blocks of dW_ih left in the order of the loop"),
+    fused("gru-through-replaces", "ops/gru.py", "dh += through", "dh[...] = through", RECURRENT,
+          "= for +=: the straight way through z is cut"),
+    fused("gru-spec-reset", "ops/gru.py", "n = tanh(n_new + r * n_old)",
+          "n = tanh(r * n_new + n_old)", RECURRENT, "the reset gate on the input"),
+    fused("plain-gru-update", "backends/base.py", "h[...] = n + z * (h_before - n)",
+          "h[...] = h_before + z * (n - h_before)", RECURRENT, "z and 1 - z swapped"),
+    fused("plain-gru-reset", "backends/base.py", "dn * q * r * (1 - r)", "dn * r * (1 - r)",
+          RECURRENT, "dropped factor q in the gradient of r"),
+    fused("plain-gru-straight", "backends/base.py", "        dh *= z\n", "", RECURRENT,
+          "dropped factor z on the straight way"),
+    fused("fast-gru-reset", "backends/numpy_backend.py", "        dr *= q\n", "", KERNELS,
+          "dropped factor q in the gradient of r"),
+    fused("fast-gru-update", "backends/numpy_backend.py", "np.subtract(1, z, out=dz)",
+          "dz[...] = z", KERNELS, "z for 1 - z"),
 ]  # fmt: skip
 
 LSTM = [
@@ -57,8 +135,8 @@ LSTM = [
           "what reaches a cell state from outside is dropped"),
     fused("lstm-cell-outside-replaces", "ops/lstm.py", "dc += dc_out[t].T",
           "dc[...] = dc_out[t].T", RECURRENT, "= for +=: the conveyor belt is cut"),
-    fused("lstm-cell-time", "ops/lstm.py", "step(dh, dc, gates[t], c[t], c[t + 1], dz_t)",
-          "step(dh, dc, gates[t], c[t + 1], c[t + 1], dz_t)", RECURRENT,
+    fused("lstm-cell-time", "ops/lstm.py", "undo(dh, dc, gates[t], c[t], c[t + 1], dz_t)",
+          "undo(dh, dc, gates[t], c[t + 1], c[t + 1], dz_t)", RECURRENT,
           "off by one in time: c_t for c_{t-1}"),
     fused("lstm-weight-time", "ops/lstm.py", "states[0, :-1], dz", "states[0, 1:], dz",
           RECURRENT, "off by one in time: dW_hh with h_t for h_{t-1}"),
@@ -101,4 +179,17 @@ KERNEL = [
           "total[index] = matrix.T", KERNELS, "= for +=: a character counts once per window"),
 ]  # fmt: skip
 
-MUTANTS = [*RNN, *SHARED, *LSTM, *KERNEL]
+NORM = [
+    fused("norm-offset-kept", "ops/norm.py", "    dx -= offset\n", "", NORMS,
+          "the part along the offset not taken away"),
+    fused("norm-scale-kept", "ops/norm.py", "    dx -= along\n", "", NORMS,
+          "the part along the scale not taken away"),
+    fused("norm-dw", "ops/norm.py", "dw = xp.sum(along, axis=0)", "dw = xp.sum(rows, axis=0)",
+          NORMS, "the gradient of the bias for that of the weight"),
+    fused("norm-eps-outside", "ops/norm.py", "scale = xp.sqrt(spread) / spread",
+          "scale = 1 / (xp.sqrt(spread - eps) + eps)", NORMS, "eps outside of the root"),
+    fused("norm-cancels", "ops/norm.py", "normal = rows - rows[:, :1]", "normal = rows.copy()",
+          NORMS, "digits lost beside a large offset"),
+]  # fmt: skip
+
+MUTANTS = [*RNN, *SHARED, *ENDS, *LSTM, *GRU, *NORM, *KERNEL]

@@ -1,0 +1,193 @@
+"""The gated recurrent unit over a whole window, as one op (Cho et al. 2014).
+
+    r = sigmoid(W_r x_t + b_r + U_r h_{t-1} + d_r)        reset gate:  how much of the past the new
+                                                          may look at
+    z = sigmoid(W_z x_t + b_z + U_z h_{t-1} + d_z)        update gate: how much of the past stays
+    n = tanh   (W_n x_t + b_n + r * (U_n h_{t-1} + d_n))  the new, a candidate for the state
+    h_t = (1 - z) * n + z * h_{t-1}
+
+One state does what the LSTM's two do. Where z is near 1, h_t is a copy of h_{t-1}, and the gradient
+goes back through that copy unchanged: the LSTM's conveyor belt with one gate for two, since what is
+kept and what is written add up to 1.
+
+W, U, b and d stand under each other in W_ih (3H, I), W_hh (3H, H), b_ih and b_hh (3H,), in the
+order r, z, n; as in PyTorch, r multiplies U_n h_{t-1} + d_n, after the product (in the first paper
+it multiplied h_{t-1}, before it). So here the two biases are not one number in two halves.
+
+`step` is one step, `specification` the network; below it the same by hand, in the manner of
+`ops/rnn.py`. Call q = U_n h_{t-1} + d_n. On the way back there are four gradients, in blocks of
+rows in the order n, r, z, q: the first three go through W to the input, the last three through U to
+the state, and either three lie side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinygrad_rnn import backends
+from tinygrad_rnn.backends import namespace
+from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.core.fused import fused
+from tinygrad_rnn.core.grad_mode import time_steps
+from tinygrad_rnn.ops.elementwise import sigmoid, tanh
+from tinygrad_rnn.ops.indexing import take
+from tinygrad_rnn.ops.linalg import matmul
+from tinygrad_rnn.ops.sequence import (
+    arriving,
+    held,
+    hold,
+    input_gradients,
+    limit_columns,
+    past,
+    project_inputs,
+    stop,
+    sum_of_products,
+    sum_of_steps,
+    tiled,
+)
+from tinygrad_rnn.ops.shape import expand_dims, matrix_transpose, split, stack
+
+
+def step(x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> dict[str, Any]:
+    """From x_t (B, I) and h_{t-1} (B, H) to all that the step computes, by name."""
+    new = matmul(x, matrix_transpose(w_ih))
+    old = matmul(h, matrix_transpose(w_hh))
+    if b_ih is not None:
+        new, old = new + b_ih, old + b_hh
+    r_new, z_new, n_new = split(new, 3, axis=1)  # (B, H) each
+    r_old, z_old, n_old = split(old, 3, axis=1)
+    r = sigmoid(r_new + r_old)
+    z = sigmoid(z_new + z_old)
+    n = tanh(n_new + r * n_old)
+    return {"r": r, "z": z, "n": n, "h": (1 - z) * n + z * h}
+
+
+def specification(
+    x: Any,
+    h0: Any,
+    w_ih: Any,
+    w_hh: Any,
+    b_ih: Any,
+    b_hh: Any,
+    *,
+    ids: Any = None,
+    ended: Any = None,
+    limit: float | None = None,
+) -> Any:
+    """The states of a GRU, step by step.
+
+    Args:
+        x: (T, B, I) the inputs; with `ids`, a table (V, I) of which they are rows.
+        h0: (B, H) the state before the first step.
+        w_ih, w_hh: (3H, I) and (3H, H), blocks in the order r, z, n.
+        b_ih, b_hh: (3H,) each, or None.
+        ids, ended, limit: as in `ops/rnn.py`.
+
+    Returns:
+        (1, T+1, B, H): h_0, h_1, ..., h_T.
+    """
+    x = x if ids is None else take(x, ids, 0)
+    states = [h0]
+    for t in time_steps(x.shape[0]):
+        h = arriving(states[-1], limit)
+        now = step(x[t], h, w_ih, w_hh, b_ih, b_hh)
+        states.append(held(now["h"], states[-1], ended, t))
+    return expand_dims(stack(states), 0)
+
+
+@fused(spec=specification, gates="rzn")
+def gru(
+    x: Array,
+    h0: Array,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None,
+    b_hh: Array | None,
+    *,
+    keep: bool,
+    ids: Array | None = None,
+    ended: Array | None = None,
+    limit: float | None = None,
+) -> tuple[Array, Any]:
+    """The states of a GRU over a window; see `specification` for shapes."""
+    xp, activate = namespace(x), backends.of(x).gru_step
+    T, B = x.shape[:2] if ids is None else ids.shape
+    H = w_hh.shape[1]
+    h = xp.empty((T + 1, H, B), dtype=x.dtype)
+    h[0] = h0.T
+    gates = xp.empty((T, 3 * H, B), dtype=x.dtype)  # r, z, n: what comes from x, then activated
+    q = xp.empty((T, H, B), dtype=x.dtype)
+    project_inputs(x, ids, w_ih, out=gates)
+    new_bias, old_bias = tiled(b_ih, B), tiled(b_hh, B)
+    recurrent = xp.empty((3 * H, B), dtype=x.dtype)  # r, z, q: what comes from h
+    for t in range(T):
+        xp.matmul(w_hh, h[t], out=recurrent)
+        if new_bias is not None:
+            recurrent += old_bias
+            gates[t] += new_bias
+        activate(gates[t], recurrent, h[t], h[t + 1])
+        q[t] = recurrent[2 * H :]
+        if ended is not None:
+            hold(h[t + 1], h[t], ended[t])
+    states = xp.ascontiguousarray(h.transpose((0, 2, 1)))[None]  # (1, T+1, B, H)
+    return states, ((x, w_ih, w_hh, states, h, gates, q) if keep else None)
+
+
+@gru.backward
+def _(
+    g: Array,
+    cache: Any,
+    needs: tuple[bool, ...],
+    *,
+    ids: Array | None = None,
+    ended: Array | None = None,
+    limit: float | None = None,
+) -> tuple[Any, ...]:
+    x, w_ih, w_hh, states, h, gates, q = cache
+    xp, undo = namespace(x), backends.of(x).gru_step_backward
+    T, H, B = len(gates), h.shape[1], h.shape[2]
+    dh_out = g[0]  # (T+1, B, H): what reaches every state from outside
+    dz = xp.empty((4 * H, T, B), dtype=x.dtype)  # the gradients of n, r, z before activation; of q
+    dz_t = xp.empty((4 * H, B), dtype=x.dtype)  # and of one step, contiguous for the product
+    w_hh_t = xp.ascontiguousarray(w_hh.T)
+    through = xp.empty((H, B), dtype=x.dtype)
+    dh = dh_out[-1].T.copy(order="C")  # (H, B)
+    for t in reversed(range(T)):
+        if ended is not None:
+            by = past(dh, ended[t])
+        undo(dh, gates[t], q[t], h[t], dz_t)  # leaves in dh what goes by the weights: z * dh
+        if ended is not None:
+            stop(dz_t, ended[t])
+        dz[:, t] = dz_t
+        xp.matmul(w_hh_t, dz_t[H:], out=through)
+        dh += through
+        if limit is not None:
+            limit_columns(dh, limit)
+        if ended is not None:
+            hold(dh, by, ended[t])
+        dh += dh_out[t].T
+    new, old = dz[: 3 * H], dz[H:]  # (n, r, z) met the input, (r, z, q) the state
+    need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs[-4:]
+    dx, dw_ih = input_gradients(
+        x, ids, new, n_first(w_ih), ended, need_x=needs[0], need_w=need_w_ih
+    )
+    return (
+        dx,
+        dh.T,
+        None if dw_ih is None else n_last(dw_ih),
+        sum_of_products(old, states[0, :-1], ended) if need_w_hh else None,
+        n_last(sum_of_steps(new)) if need_b_ih else None,
+        sum_of_steps(old) if need_b_hh else None,
+    )
+
+
+def n_first(blocks: Array) -> Array:
+    """r, z, n to n, r, z: blocks of rows of a weight or a bias."""
+    rolled: Array = namespace(blocks).roll(blocks, len(blocks) // 3, axis=0)
+    return rolled
+
+
+def n_last(blocks: Array) -> Array:
+    """n, r, z to r, z, n: undoes `n_first`."""
+    rolled: Array = namespace(blocks).roll(blocks, -(len(blocks) // 3), axis=0)
+    return rolled

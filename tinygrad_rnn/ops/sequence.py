@@ -1,0 +1,228 @@
+"""What the recurrent ops share: all that lies outside the pointwise step of a cell.
+
+Around the time loop there are two large products, `project_inputs` before it and the gradients of
+the weights after it. Inside it, between one step and the next, there is *the state on its way*, and
+two things may happen to it:
+
+A row of a batch may **end** before the others do. From then on its state stays what it is,
+
+    h_t = h_{t-1}        where ended[t]
+
+so the last state of the trajectory is that of each row's own end, and nothing that stands in the
+padding has any influence, forward or backward.
+
+Its gradient may be **limited**. `limit_gradient` is the identity, and on the way back it scales
+the gradient that step t + 1 sends to step t down to a given length, row by row:
+
+    dL/dh_t  <-  dL/dh_t * min(1, limit / |dL/dh_t|)
+
+Clipping the gradient of the weights caps the sum over all steps, when the explosion has happened;
+this stops it in the step in which it starts. The result is then no derivative of the loss any more,
+and is not to be differentiated again.
+
+Sizes: T steps, B rows in a batch, I inputs, H hidden units, G = H or the rows of all gates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_rnn import backends
+from tinygrad_rnn.backends import namespace
+from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.core.primitive import primitive
+from tinygrad_rnn.core.tensor import Tensor
+from tinygrad_rnn.errors import NotDifferentiableError
+from tinygrad_rnn.ops.arithmetic import where
+
+# ---- the state on its way from step to step, on Tensors: for the specifications ----
+
+
+@primitive
+def limit_gradient(x: Array, *, limit: float) -> Array:
+    """`x` itself; its gradient is scaled down to a norm of at most `limit` along the last axis."""
+    return x
+
+
+def _limited(g: Any, *, limit: float) -> Any:
+    """`g`, no longer than `limit`.
+
+    What was limited is no derivative: a "second derivative" through it would depend on how the
+    first was computed, and would be limited once more on its own way back.
+    """
+    if isinstance(g, Tensor):
+        raise NotDifferentiableError(
+            f"limit_gradient: gradients limited to {limit:g} (clip_state_grad) are no derivatives "
+            f"that could be differentiated again; take second derivatives without a limit"
+        )
+    return g * scale_to(limit, g, axis=-1)
+
+
+limit_gradient.vjp(x=_limited)
+
+
+def scale_to(limit: float, g: Array, axis: int) -> Array:
+    """What to multiply `g` with so that no vector along `axis` is longer than `limit`.
+
+    Lengths are taken in float64: a float32 gradient of 1e25, which is what a limit is for, has a
+    square that float32 has no number for, and would be scaled to 0.
+    """
+    xp = namespace(g)
+    length = xp.sqrt(xp.sum(xp.square(g, dtype=np.float64), axis=axis, keepdims=True))
+    scale: Array = (limit / xp.maximum(length, limit)).astype(g.dtype)  # exactly 1 for short ones
+    return scale
+
+
+def arriving(state: Any, limit: float | None) -> Any:
+    """A state (B, H) as the next step gets it: with its gradient limited, if there is a limit."""
+    return state if limit is None else limit_gradient(state, limit=limit)
+
+
+def held(new: Any, old: Any, ended: Array | None, t: int) -> Any:
+    """The state after step `t`: `new`, or `old` in the rows (B,) that have ended."""
+    return new if ended is None else where(ended[t][:, None], old, new)
+
+
+# ---- the same on arrays, feature-major (H, B) and in place: for the fused ops ----
+
+
+def hold(new: Array, old: Array, ended: Array) -> None:
+    """Overwrite `new` with `old` in the columns (B,) that have ended."""
+    namespace(new).copyto(new, old, where=ended)
+
+
+def stop(g: Array, ended: Array) -> None:
+    """No gradient to what the columns that have ended did at this step."""
+    namespace(g).copyto(g, 0, where=ended)
+
+
+def past(g: Array, ended: Array) -> Array:
+    """The gradient that goes by the step: that of the columns that have ended."""
+    return namespace(g).where(ended, g, 0)
+
+
+def limit_columns(g: Array, limit: float) -> None:
+    """Scale every column of (H, B) down to a norm of at most `limit`."""
+    g *= scale_to(limit, g, axis=0)
+
+
+# ---- before and after the loop ----
+
+
+def project_inputs(x: Array, ids: Array | None, w_ih: Array, *, out: Array) -> None:
+    """``out[t] = W_ih x_t'`` for all steps: (T, B, I) to (T, G, B).
+
+    Inputs that are rows of a table need no product of their own: the table is projected once, and
+    each step picks its columns. A character model has 100 rows to project instead of T * B.
+    """
+    xp, backend = namespace(x), backends.of(x)
+    if ids is None:
+        xp.matmul(w_ih, x.transpose((0, 2, 1)), out=out)
+    else:
+        projected = xp.matmul(w_ih, x.T)  # (G, V)
+        for t in range(len(ids)):
+            backend.take_columns(projected, ids[t], out[t])
+
+
+def tiled(bias: Array | None, B: int) -> Array | None:
+    """A bias (G,) written out for every row of the batch, (G, B): added as one block it costs a
+    third of what broadcasting it costs.
+    """
+    if bias is None:
+        return None
+    xp = namespace(bias)
+    return xp.ascontiguousarray(xp.broadcast_to(bias[:, None], (len(bias), B)))
+
+
+def tiled_sum(b_ih: Array | None, b_hh: Array | None, B: int) -> Array | None:
+    """The two halves of a bias as the one number they are, written out: (G, B)."""
+    return None if b_ih is None else tiled(b_ih + b_hh, B)
+
+
+def weight_gradients(
+    x: Array,
+    ids: Array | None,
+    h_before: Array,
+    dz: Array,
+    w_ih: Array,
+    needs: tuple[bool, ...],
+    ended: Array | None,
+) -> tuple[Any, Any, Any, Any]:
+    """dx, dW_ih, dW_hh and db from the gradients dz (G, T, B) of all steps' pre-activations.
+
+    `h_before` is (T, B, H), h_0 .. h_{T-1}. `needs` is in the order x, states, weights, biases;
+    what nobody needs is not computed.
+    """
+    need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs[-4:]
+    dx, dw_ih = input_gradients(x, ids, dz, w_ih, ended, need_x=needs[0], need_w=need_w_ih)
+    dw_hh = sum_of_products(dz, h_before, ended) if need_w_hh else None
+    db = sum_of_steps(dz) if need_b_ih or need_b_hh else None
+    return dx, dw_ih, dw_hh, db
+
+
+def input_gradients(
+    x: Array,
+    ids: Array | None,
+    dz: Array,
+    w_ih: Array,
+    ended: Array | None,
+    *,
+    need_x: bool,
+    need_w: bool,
+) -> tuple[Any, Any]:
+    """dx and dW_ih; with `ids`, `x` is a table and dx the gradient of its rows."""
+    if not (need_x or need_w):
+        return None, None
+    xp = namespace(dz)
+    dz = dz.reshape((len(dz), -1))  # (G, T*B), a view
+    rows = x.reshape((-1, x.shape[-1]))
+    if ids is not None:
+        dz = backends.of(dz).sum_columns(dz, ids.reshape(-1), len(x))  # (G, V), as projected
+        rows = _rows_read(rows, ids, ended) if need_w else rows
+    dx = xp.matmul(dz.T, w_ih).reshape(x.shape) if need_x else None
+    dw_ih = xp.matmul(dz, rows) if need_w else None
+    return dx, dw_ih
+
+
+def _rows_read(table: Array, ids: Array, ended: Array | None) -> Array:
+    """The table with 0 in the rows that no step has read: they may be NaN, and 0 * NaN is NaN."""
+    xp = namespace(table)
+    seen = xp.zeros(len(table) + 1, dtype=bool)  # one more, for what is read in the padding
+    seen[ids if ended is None else xp.where(ended, len(table), ids.astype(np.int64))] = True
+    return xp.where(seen[:-1, None], table, 0)
+
+
+def sum_of_products(dz: Array, h_before: Array, ended: Array | None) -> Array:
+    """dW_hh: the sum over steps that a shared weight asks for is done by the product itself, whose
+    inner dimension runs over all T * B rows.
+    """
+    if ended is not None:  # dz is 0 there, but a state may be NaN
+        h_before = namespace(dz).where(ended[:, :, None], 0, h_before)
+    rows = h_before.reshape((-1, h_before.shape[-1]))  # (T*B, H)
+    product: Array = namespace(dz).matmul(dz.reshape((len(dz), -1)), rows)
+    return product
+
+
+def sum_of_steps(dz: Array) -> Array:
+    """db: (G, T, B) to (G,)."""
+    total: Array = namespace(dz).sum(dz.reshape((len(dz), -1)), axis=1)
+    return total
+
+
+# ---- rows that end, and sequences turned around ----
+
+
+@primitive
+def turned(x: Array, *, order: Array) -> Array:
+    """``out[t, b] = x[order[t, b], b]``: each row of (T, B, ...) in an order of its own.
+
+    `order` (T, B) turns the first steps of a row around and leaves the rest: it undoes itself, and
+    so the gradient of this op is this op.
+    """
+    out: Array = x[order, namespace(order).arange(order.shape[1])]
+    return out
+
+
+turned.vjp(x=lambda g, *, order: turned(g, order=order))
