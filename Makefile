@@ -36,7 +36,7 @@ ifneq ($(shell test "$$(cat $(VENV)/.root 2>/dev/null)" = "$(CURDIR)" \
 $(VENV)/.root: remake
 endif
 
-.PHONY: help demo test mutants lint bench clean remake
+.PHONY: help demo test nightly mutants lint bench clean remake
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -50,6 +50,9 @@ demo: $(VENV)/.stamp-base  ## train a small character model and write to runs/de
 
 test: $(VENV)/.stamp-test  ## run the tests
 	$(BIN)/python -m pytest --hypothesis-profile=$(HYPOTHESIS_PROFILE) $(ARGS)
+
+nightly: $(VENV)/.stamp-test  ## train networks on long memories until they reach their numbers
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)  # as the committed numbers
 
 mutants: $(VENV)/.stamp-test  ## measure the tests: break the package on purpose, see them notice
 	$(BIN)/python -m tests.mutation.run $(ARGS)

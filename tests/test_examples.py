@@ -1,28 +1,10 @@
 """The examples run, say what they promise, and say it again with the same seed."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-
-
-def example(name, *options):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / "examples" / name), *options],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout
+from tests.programs import ROOT, example
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
@@ -73,6 +55,25 @@ def test_own_op_is_checked_and_learns():
     errors = [float(e) for e in re.findall(r"error is (\d+\.\d+)", printed)]
     assert len(errors) == 3
     assert errors[-1] < 0.01 < errors[0]
+
+
+@pytest.mark.parametrize("task", ["adding", "adding-1997", "copy", "copy-control"])
+def test_long_memory_tells_of_each_task_beside_its_baseline(task, tmp_path):
+    options = ("--updates", "3", "--length", "12", "--hidden", "8", "--task", task)
+    printed = example("long_memory.py", *options, "--plot", str(tmp_path / "loss.png"))
+    told = re.findall(r"after +(\d+) updates: loss (\S+), (\S+) x baseline (\S+);", printed)
+    assert [int(updates) for updates, *_ in told] == [0, 3]
+    for _, loss, share, baseline in told:
+        assert float(loss) / float(baseline) == pytest.approx(float(share), rel=0.05)
+    end = "nothing there to remember" if task == "copy-control" else "not solved after 3 updates"
+    assert printed.splitlines()[-1].startswith(end)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    other = example("long_memory.py", *options, "--model", "rnn", "--seed", "1")
+    assert other != example("long_memory.py", *options, "--model", "rnn", "--seed", "2")
+
+
+def test_a_gru_remembers_fifty_steps():
+    assert "\nsolved" in example("long_memory.py", "--model", "gru", "--updates", "500")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)

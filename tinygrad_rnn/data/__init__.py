@@ -9,10 +9,37 @@ The way of a text through this package, each step one small object:
         ...
 
 `ngram_losses` says how well plain counting does on the same split: the bar a network must clear.
+
+`load_digits` has images of handwritten digits: the examples show the shapes of sequences with them.
+`load_surnames`, `load_sunspots` and `date_pairs` have sequences to name, to continue, to translate.
+
+`tasks` has puzzles made to order, in which it is known how far back a network must remember.
 """
 
+from tinygrad_rnn.data import tasks
+from tinygrad_rnn.data.dates import date_pairs, split_dates, write_date
+from tinygrad_rnn.data.digits import Digits, load_digits
 from tinygrad_rnn.data.ngram import ngram_losses
 from tinygrad_rnn.data.streams import Streams, split
+from tinygrad_rnn.data.sunspots import Sunspots, load_sunspots
+from tinygrad_rnn.data.surnames import Surnames, load_surnames
 from tinygrad_rnn.data.text import Text, Vocabulary, load_text
 
-__all__ = ["Streams", "Text", "Vocabulary", "load_text", "ngram_losses", "split"]
+__all__ = [
+    "Digits",
+    "Streams",
+    "Sunspots",
+    "Surnames",
+    "Text",
+    "Vocabulary",
+    "date_pairs",
+    "load_digits",
+    "load_sunspots",
+    "load_surnames",
+    "load_text",
+    "ngram_losses",
+    "split",
+    "split_dates",
+    "tasks",
+    "write_date",
+]
