@@ -12,11 +12,11 @@ from tinygrad_rnn import nn, optim
 
 
 class Model(nn.Module):
-    """An LSTM and a linear read-out, in float64 so that equalities can be exact or 1e-12."""
+    """A recurrent layer and a linear read-out, in float64 so that equalities can be 1e-12."""
 
-    def __init__(self, H=5, I=2, V=3, seed=0, layers=1):
+    def __init__(self, H=5, I=2, V=3, seed=0, layers=1, kind="LSTM", **options):
         rng = np.random.default_rng(seed)
-        self.rnn = nn.LSTM(I, H, layers, rng=rng, dtype=np.float64)
+        self.rnn = getattr(nn, kind)(I, H, layers, rng=rng, dtype=np.float64, **options)
         self.head = nn.Linear(H, V, rng=rng, dtype=np.float64)
 
     def forward(self, x, state=None):
@@ -41,9 +41,11 @@ def gradients(model):
 cross_entropy = nn.functional.cross_entropy
 
 
-def test_one_window_is_full_back_propagation_bit_for_bit():
+@pytest.mark.parametrize("options", [{}, {"layers": 2}, {"clip_state_grad": 0.01}])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_one_window_is_full_back_propagation_bit_for_bit(kind, options):
     xs, ys = stream(12)
-    model, plain = Model(), Model()
+    model, plain = Model(kind=kind, **options), Model(kind=kind, **options)
     (report,) = tg.TBPTT(model, cross_entropy, still(model), k1=12).run(xs, ys)
     out, _ = plain(tg.tensor(xs))
     loss = cross_entropy(out, ys)
@@ -79,10 +81,11 @@ def cut(x):
 cut.vjp(x=lambda g: 0.0 * g)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize(("k1", "k2"), [(3, 3), (2, 4), (2, 5), (1, 4), (3, 5), (3, 12), (5, 5)])
-def test_a_window_is_the_full_graph_with_the_boundary_jacobian_zeroed(k1, k2):
+def test_a_window_is_the_full_graph_with_the_boundary_jacobian_zeroed(k1, k2, kind):
     xs, ys = stream(12)
-    model, whole = Model(), Model()
+    model, whole = Model(kind=kind), Model(kind=kind)
     reports = tg.TBPTT(model, cross_entropy, still(model), k1=k1, k2=k2).run(xs, ys)
     for done, report in zip(itertools.count(0, k1), reports, strict=False):
         end = min(done + k1, 12)
@@ -90,8 +93,8 @@ def test_a_window_is_the_full_graph_with_the_boundary_jacobian_zeroed(k1, k2):
         whole.zero_grad()
         state = None
         if start:  # the full graph from the very first step, its state cut at `start`
-            _, (h, c) = whole(tg.tensor(xs[:start]))
-            state = (cut(h), cut(c))
+            _, state = whole(tg.tensor(xs[:start]))
+            state = tuple(map(cut, state)) if kind == "LSTM" else cut(state)
         out, _ = whole(tg.tensor(xs[start:end]), state)
         loss = cross_entropy(out[done - start :], ys[done:end])
         loss.backward()

@@ -62,7 +62,7 @@ SHARED = [
     fused("limit-overflow", "ops/sequence.py", "xp.square(g, dtype=np.float64)", "xp.square(g)",
           SEQUENCE, "squares that float32 has no number for: the gradient becomes 0"),
     fused("limit-in-padding", "ops/rnn.py", 'held(now["h"], states[-1], ended, t)',
-          'held(now["h"], h, ended, t)', SEQUENCE, "limited on the way past the padding, too"),
+          'held(now["h"], h, ended, t)', RECURRENT, "limited on the way past the padding, too"),
     fused("rows-unread", "ops/sequence.py", "xp.where(seen[:-1, None], table, 0)", "table",
           LENGTHS, "0 * NaN: a row that nobody reads"),
     fused("state-of-padding", "ops/sequence.py", "where(ended[:, :, None], 0, h_before)",
