@@ -36,7 +36,7 @@ ifneq ($(shell test "$$(cat $(VENV)/.root 2>/dev/null)" = "$(CURDIR)" \
 $(VENV)/.root: remake
 endif
 
-.PHONY: help demo test nightly mutants lint bench clean remake
+.PHONY: help demo test data nightly mutants lint bench clean remake
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -50,6 +50,8 @@ demo: $(VENV)/.stamp-base  ## train a small character model and write to runs/de
 
 test: $(VENV)/.stamp-test  ## run the tests
 	$(BIN)/python -m pytest --hypothesis-profile=$(HYPOTHESIS_PROFILE) $(ARGS)
+
+data: $(VENV)/.stamp-data  ## install the packages whose data the examples read
 
 nightly: $(VENV)/.stamp-test  ## train networks on long memories until they reach their numbers
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)  # as the committed numbers
@@ -97,6 +99,10 @@ $(VENV)/.root:
 $(VENV)/.stamp-base: $(VENV)/.root pyproject.toml
 	@echo "Installing tinygrad_rnn into $(VENV)"
 	@$(PIP) install --editable '.[plot]'
+	@touch $@
+
+$(VENV)/.stamp-data: $(VENV)/.stamp-base
+	@$(PIP) install --editable '.[data,plot]'
 	@touch $@
 
 # A task's own tools come on top, as a dependency group of pyproject.toml.

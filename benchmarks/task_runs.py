@@ -68,7 +68,7 @@ def run(options: str, seed: int) -> Result:
         reached=float(loss),
         lowest=min(float(loss) for _, loss, _ in tests),
         baseline=float(baseline),
-        solved=done.stdout.splitlines()[-1].startswith("solved"),
+        solved=done.stdout.splitlines()[-1].startswith("goal reached"),
         seconds=seconds,
         cpu=cpu,
     )

@@ -19,10 +19,11 @@ cases; `tinygrad-rnn train` adds checkpoints, validation during training and pic
 import argparse
 import time
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.data import Streams, Vocabulary, load_text, split
+from tinygrad_rnn.data import Streams, Vocabulary, load_text, ngram_losses, split
 from tinygrad_rnn.nn.functional import cross_entropy
 
 T, B = 50, 32  # characters in a window, and windows side by side: 32 places of the text at once
@@ -79,22 +80,23 @@ def measure(model, streams):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--text", help="a text file; without it, Python's language reference")
-    parser.add_argument("--steps", type=int, default=780)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=door.at_least(0), default=780)
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
     options = parser.parse_args()
 
     rng = np.random.default_rng(options.seed)
     text = load_text(options.text)
     vocabulary = Vocabulary.of(text.text)
-    train, validation = split(vocabulary.encode(text.text))
+    parts = split(vocabulary.encode(text.text))
+    train, validation = (Streams(part, batch=B, window=T) for part in parts)
     model = CharModel(len(vocabulary), rng)
     optimizer = tg.optim.Adam(model.parameters(), lr=0.005)
     prompt = text.text[:4]  # "The " of the default; of any text, characters that it has
     print(f"{len(text.text):,} characters, {len(vocabulary)} different ones\n")
 
     state, began = None, time.perf_counter()
-    stream = windows(Streams(train, batch=B, window=T))
-    for step, (x, y, state_is_new) in zip(range(1, options.steps + 1), stream, strict=False):
+    steps = range(1, options.steps + 1)
+    for step, (x, y, state_is_new) in zip(steps, windows(train), strict=False):
         if state_is_new:
             state = None
         scores, state = model(x, state)
@@ -112,9 +114,11 @@ def main():
                   f"{float(norm):.2f}, {speed:,.0f} characters per second")  # fmt: skip
             print(write(model, vocabulary, prompt, 150, rng), "\n")
 
-    held_out = measure(model, Streams(validation, batch=B, window=T))
-    print(f"validation loss {held_out:.3f} nats per character")
+    print(f"validation loss {measure(model, validation):.3f} nats per character")
+    grams = ngram_losses(*parts, len(vocabulary), orders=range(1, 6))
+    counted = ", ".join(f"{n}-gram {loss:.3f}" for n, loss in grams.items())
+    print(f"what counting alone reaches there: {counted}")
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

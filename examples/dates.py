@@ -20,6 +20,7 @@ always (each is as common as any other), and at each of the ten places the commo
 import argparse
 import time
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -84,8 +85,8 @@ def share(guesses, right):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--updates", type=int, default=450)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--updates", type=door.at_least(0), default=450)
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
     options = parser.parse_args()
 
     rng = np.random.default_rng(options.seed)
@@ -131,4 +132,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

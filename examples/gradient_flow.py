@@ -4,7 +4,7 @@
 
 1. The flow. Only the last of T steps has a loss, so what step t hears of it has come all the way:
 
-    dL/dh_t = dL/dh_T J_T J_(T-1) ... J_(t+1)     J_t = dh_t/dh_(t-1) = diag(1 - h_t^2) W of an RNN
+    dL/dh_t = dL/dh_T  J_T J_(T-1) ... J_(t+1)     J_k = dh_k/dh_(k-1), in an RNN diag(1 - h_k^2) W
 
 W is orthogonal times a, so no J has a singular value above a: below 1 the gradient must vanish, as
 fast as a^(T-t) at least; above 1 it may explode. Compare "a step", the factor per step that came of
@@ -21,6 +21,7 @@ length 1 it learns; or with `clip_state_grad`, which limits what h_t sends back 
 
 import argparse
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -113,13 +114,13 @@ def draw(path, flows, runs):
         if flow.c is not None:
             above.plot(range(1, T + 1), flow.c, ":", color=NETWORKS[name][3], label="  its dL/dc")
     above.axvspan(T - K2 + 0.5, T, color="#eeeeee", label=f"TBPTT, k2 = {K2}:\n0 before")
-    above.set(xlabel="step t", ylim=(1e-15, 1e5), xlim=(1, T), title="|dL/dh_t|, before training")
+    above.set(xlabel="step t", ylim=(1e-33, 1e6), xlim=(1, T), title="|dL/dh_t|, before training")
     for name, curves in runs.items():
         for axes, values in zip((left, right), map(smooth, curves), strict=True):
             axes.loglog(range(1, len(values) + 1), values, color=RUNS[name][3], label=name)
     left.axhline(ADDING_BASELINE, color="black", ls="--", lw=0.9, label="baseline 1/6")
-    left.set(xlabel="update", ylim=(0.02, 1e4), title="loss while learning to add")
-    right.set(xlabel="update", ylim=(0.02, 1e8), title="|gradient| before clipping; dashed: to 1")
+    left.set(xlabel="update", ylim=(0.02, 1e4), title="loss, median of the last fifth until then")
+    right.set(xlabel="update", ylim=(0.02, 1e8), title="|gradient| before clipping, likewise")
     for axes in (above, right):
         axes.axhline(CLIP, color="black", ls="--", lw=0.9, label=f"clip level {CLIP:g}")
     left.legend(fontsize=8)
@@ -129,18 +130,20 @@ def draw(path, flows, runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--updates", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--updates", type=door.at_least(0), default=3000)
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
+    parser.add_argument("--plot", type=door.picture, metavar="FILE", help="draw both parts")
     options = parser.parse_args()
     print(f"T = {T}, untrained  first/last   a step      s      r |gradient| beyond k2   of dL/dc")
     flows = {name: look(name, options.seed) for name in NETWORKS}
-    print("\nLoss after" + " " * 14 + "".join(f"{n:9}" for n in MARKS if n <= options.updates))
+    print("\nMedian loss over the last fifth of the updates until then")
+    print("Loss after" + " " * 14 + "".join(f"{n:9}" for n in MARKS if n <= options.updates))
     runs = {name: train(name, options.seed, options.updates) for name in RUNS}
     print(f"{'baseline':<24}{ADDING_BASELINE:9.2g}")
     if options.plot:
         draw(options.plot, flows, runs)
+        print(f"picture {options.plot}")
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

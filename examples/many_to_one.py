@@ -21,6 +21,7 @@ import argparse
 import time
 from collections import Counter
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -104,8 +105,8 @@ def report(model, test, languages):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--updates", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--updates", type=door.at_least(0), default=1000)
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
     options = parser.parse_args()
 
     rng = np.random.default_rng(options.seed)
@@ -137,13 +138,12 @@ def main():
 
     right = report(model, test, languages)
     labels = np.array([label for _, label in test])
-    commonest = np.bincount([label for _, label in train]).argmax()
+    top = np.bincount([label for _, label in train]).argmax()
     counting = naive_bayes(train, [name for name, _ in test], len(languages))
-    print(f"\nright on held-out names:\n  always {languages[commonest]:22} "
-          f"{np.mean(labels == commonest):6.1%}")  # fmt: skip
+    print(f"\nright on held-out names:\n  always {languages[top]:22} {np.mean(labels == top):6.1%}")
     print(f"  naive Bayes on letter triples {np.mean(labels == counting):6.1%}")
     print(f"  the network                   {right:6.1%}")
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

@@ -18,6 +18,7 @@ five begin alike: the letters do not say which it was, the state has to remember
 import argparse
 import time
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -102,9 +103,9 @@ def draw(file, images, written, names):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--updates", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", metavar="FILE", help="draw held-out images and their names")
+    parser.add_argument("--updates", type=door.at_least(0), default=600)
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
+    parser.add_argument("--plot", type=door.picture, metavar="FILE", help="draw images and names")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     digits = load_digits()
@@ -140,7 +141,8 @@ def main():
     print("written, but no digit's name:", *sorted(set(written) - set(NAMES)) or ["nothing"])
     if options.plot:
         draw(options.plot, held_out, written, names)
+        print(f"picture {options.plot}")
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

@@ -19,6 +19,7 @@ against 98 %): it keeps 91,968 numbers and compares with each, the network keeps
 import argparse
 import time
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -83,9 +84,9 @@ def draw(file, images, said, true):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--updates", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", metavar="FILE", help="draw held-out images and what it says")
+    parser.add_argument("--updates", type=door.at_least(0), default=1500)
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
+    parser.add_argument("--plot", type=door.picture, metavar="FILE", help="draw images and answers")
     options = parser.parse_args()
 
     rng = np.random.default_rng(options.seed)
@@ -120,7 +121,8 @@ def main():
         print(f"  {name:32} {np.mean(guess == true):6.1%}")
     if options.plot:
         draw(options.plot, held_out, said, true)
+        print(f"picture {options.plot}")
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

@@ -25,6 +25,7 @@ earlier states, although only the last one was trained for it.
 import argparse
 import time
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -81,13 +82,14 @@ def draw(file, images, p, true, title):
     for digit, (left, right) in enumerate(axes):
         i = np.flatnonzero(true == digit)[0]
         left.imshow(images[i], cmap="gray_r", vmin=0, vmax=1, extent=(0, 8, 8, 0), aspect="auto")
-        left.set_axis_off()
+        left.set(xticks=[], yticks=[], ylabel="" if digit % 5 else "read from top to bottom")
         # The first step is at the top, so that each line stands beside what has just been read.
         shown = right.imshow(
             p[:, i], cmap="Blues", vmin=0, vmax=1, extent=(-0.5, 9.5, 8, 0), aspect="auto"
         )
         right.set_xticks(range(10), [str(n) for n in range(10)], fontsize=8)
         right.set_yticks([])
+        right.set_xlabel("" if digit < 5 else "digit")
         said = p[-1, i].argmax()
         color = "#1f5f99" if said == digit else "#c8401f"
         right.set_title(f"at the end: {said}", fontsize=10, color=color)
@@ -100,9 +102,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--by", choices=STEPS, default="rows")
     parser.add_argument("--model", choices=LAYERS, default="lstm")
-    parser.add_argument("--updates", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", metavar="FILE", help="draw the probabilities row by row")
+    parser.add_argument("--updates", type=door.at_least(0), default=1500)
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
+    parser.add_argument("--plot", type=door.picture, metavar="FILE", help="draw probabilities")
     options = parser.parse_args()
 
     rng = np.random.default_rng(options.seed)
@@ -138,7 +140,8 @@ def main():
         print(f"  {what:28} {np.mean(guess == true):6.1%}")
     if options.plot:
         draw(options.plot, images, p, true, f"{name}: what it would say if it stopped here")
+        print(f"picture {options.plot}")
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

@@ -26,6 +26,7 @@ numbers), and to the last nine, almost a whole cycle: that one the network does 
 
 import argparse
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -86,7 +87,7 @@ def draw(file, years, numbers, cut, forecast, dreamt):
         axes.axvline(years[cut] - 0.5, color="#333333", linewidth=1)
         axes.set_ylim(0, 225)
         axes.text(years[cut] - 1.2, 220, "learnt from ", ha="right", va="top", fontsize=9)
-        axes.text(years[cut], 220, " never seen", ha="left", va="top", fontsize=9)
+        axes.text(years[cut], 220, " not learnt from", ha="left", va="top", fontsize=9)
         axes.margins(x=0.01)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylabel("sunspot number")
@@ -97,9 +98,9 @@ def draw(file, years, numbers, cut, forecast, dreamt):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--updates", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", metavar="FILE", help="draw the series and the forecasts")
+    parser.add_argument("--updates", type=door.at_least(0), default=200)
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
+    parser.add_argument("--plot", type=door.picture, metavar="FILE", help="draw the forecasts")
     options = parser.parse_args()
 
     rng = np.random.default_rng(options.seed)
@@ -141,7 +142,8 @@ def main():
         print(f"  {name:36} {rms(guess[cut:] - numbers[cut:]):5.1f}")
     if options.plot:
         draw(options.plot, years, numbers, cut, forecast, dreamt)
+        print(f"picture {options.plot}")
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

@@ -5,9 +5,9 @@
     python examples/truncation.py --plot truncation.png
 
 TBPTT sends the loss of each k1 new characters back through the last k2 only, so its gradient is not
-quite that of the loss. To see how far off it is, the weights are held still, an "optimizer" adds up
-the gradients of all windows of a stream of T characters, and the sum is compared with the gradient
-g of full back-propagation. What the windows cut off is all that can differ:
+quite that of the loss. How far off is it? We hold the weights still, let an "optimizer" add up the
+gradients of all windows of a stream of T characters, and compare the sum with the gradient g of
+full back-propagation. What the windows cut off is all that can differ:
 
     bias |sum - g| / |g|, the cosine of the angle between them, length |sum| / |g|
     memory: the most in use at once, beside weights and text; work: steps computed, in units of T
@@ -19,6 +19,7 @@ But noise is new in every update and averages out; a bias stays.
 import argparse
 import tracemalloc
 
+import _door as door
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -66,8 +67,7 @@ def truncated(model, xs, ys, k1, k2):
 def exact(model, xs, ys):
     """The gradient of the mean loss, by back-propagation through the whole stream."""
     model.zero_grad()
-    scores, _ = model(xs)
-    share_of_mean(ys)(scores, ys).backward()
+    share_of_mean(ys)(model(xs)[0], ys).backward()
     return [p.grad for p in model.parameters()]
 
 
@@ -93,18 +93,20 @@ def measure(model, xs, ys):
 
 
 def draw(path, results):
-    figure = new_figure(10, 4.5)
+    figure, floor = new_figure(10, 4.5), 1e-6  # below it only rounding is left
     left, right = figure.subplots(1, 2)
-    for (kind, (rows, noise)), color in zip(results.items(), ("#1f5f99", "#c8401f"), strict=False):
+    for (kind, (rows, _)), color in zip(results.items(), ("#1f5f99", "#c8401f"), strict=False):
         for style, chosen, name in (
             ("o--", [r for r in rows if r[0] == r[1]], "k1 = k2"),
             ("o-", [r for r in rows if r[0] == rows[1][0]], f"k1 = {rows[1][0]}, overlapping"),
         ):
             _, k2, bias, memory = zip(*chosen, strict=True)
-            seen = [b if b > 1e-6 else np.nan for b in bias]  # below, only rounding is left
-            left.loglog(k2, seen, style, color=color, label=f"{kind.upper()}, {name}")
+            left.loglog(k2, np.maximum(bias, floor), style, color=color, label=f"{kind}, {name}")
             right.plot(k2, memory, style, color=color)
-        left.axhline(noise, color=color, linestyle=":", label=f"{kind.upper()}, noise")
+    noise = np.mean([noise for _, noise in results.values()])  # that of both is about the same
+    left.axhline(noise, color="#777777", linestyle=":", label=f"noise, {' and '.join(results)}")
+    cut = [k2 for rows, _ in results.values() for _, k2, bias, _ in rows if bias <= floor]
+    left.plot(cut, [floor] * len(cut), "kv", ms=11, mfc="none", label=f"0, or below {floor:g}")
     left.set(xlabel="k2, steps back", ylabel="|sum - g| / |g|", title="bias of the gradient")
     right.set(xlabel="k2, steps back", ylabel="MB at the peak", title="memory", ylim=0)
     left.legend(fontsize=8)
@@ -115,12 +117,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=["rnn", "lstm"], help="without it, both")
     parser.add_argument("--length", type=int, default=240, help="T, a multiple of 48 up to 1920")
-    parser.add_argument("--updates", type=int, default=300, help="of training beforehand")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--updates", type=door.at_least(0), default=300, help="made beforehand")
+    parser.add_argument("--seed", type=door.at_least(0), default=0)
+    parser.add_argument("--plot", type=door.picture, metavar="FILE", help="draw bias and memory")
     options = parser.parse_args()
-    if options.length not in range(48, 1921, 48) or options.updates < 0:
-        parser.error("--length is a multiple of 48 up to 1920, and --updates not negative")
+    if options.length not in range(48, 1921, 48):
+        parser.error("--length is a multiple of 48, up to 1920")
     text = load_text()
     vocabulary, results = Vocabulary.of(text.text), {}
     training, held_out = split(vocabulary.encode(text.text))
@@ -137,10 +139,11 @@ def main():
         rows = list(measure(model, *places[0]))
         noise = compare(exact(model, *places[1]), exact(model, *places[0]))
         print("another place {:#7.2g} {:9.5f} {:8.5f}".format(*noise))
-        results[kind] = rows, noise[0]
+        results[kind.upper()] = rows, noise[0]
     if options.plot:
         draw(options.plot, results)
+        print(f"picture {options.plot}")
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

@@ -8,8 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def example(name, *options, status=0):
-    """What it prints; or, where it is to fail with `status`, what it complains about."""
+def example(name, *options, status=0, before=None):
+    """What it prints; or, where it is to fail with `status`, what it complains about.
+
+    `before` is a folder whose modules are found before those that are installed.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "error", str(ROOT / "examples" / name), *options],
         capture_output=True,
@@ -18,7 +21,7 @@ def example(name, *options, status=0):
         # One thread: on a busy machine those of a small product wait for each other.
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(map(str, [before, ROOT] if before else [ROOT])),
             "PYTHONIOENCODING": "utf-8",
             "OPENBLAS_NUM_THREADS": "1",
         },

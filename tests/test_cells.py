@@ -86,6 +86,8 @@ def test_first_values_are_those_of_the_layers():
 def test_a_cell_takes_plain_arrays_and_lists():
     cell = nn.GRUCell(2, 3, rng=0)
     np.testing.assert_array_equal(cell([1.0, 2.0]).data, cell(np.float32([1, 2])).data)
+    h = np.ones(3, np.float32)
+    np.testing.assert_array_equal(cell([1.0, 2.0], h).data, cell([1.0, 2.0], tg.tensor(h)).data)
 
 
 @pytest.mark.parametrize(

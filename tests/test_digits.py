@@ -82,7 +82,9 @@ def test_what_is_returned_belongs_to_the_caller():
 
 def test_a_missing_extra_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r'scikit-learn.*pip install "tinygrad_rnn\[data\]"'):
+    with pytest.raises(
+        ImportError, match=r'scikit-learn.*pip install "tinygrad_rnn\[data\]".*make data'
+    ):
         load_digits()
 
 

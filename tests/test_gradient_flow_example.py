@@ -106,5 +106,5 @@ def test_the_clipped_run_learns_and_the_vanishing_one_does_not():
 
 def test_it_draws_the_picture_and_repeats_itself(tmp_path):
     path = tmp_path / "flow.png"
-    assert printed("0", "--plot", str(path)) == printed("0")
+    assert printed("0", "--plot", str(path)) == f"{printed('0')}picture {path}\n"
     assert path.read_bytes().startswith(b"\x89PNG")

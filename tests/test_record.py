@@ -214,6 +214,9 @@ def test_what_is_not_there_is_said():
     _, _, record = nn.LSTM(2, 3, 2, rng=0)(tg.zeros((1, 1, 2)), record=True)
     with pytest.raises(AttributeError, match=r"record\['l0'\].f, record\['l1'\].f"):
         record.f  # noqa: B018 - the look-up is the test
+    with pytest.raises(KeyError, match="no layer 'f' has recorded; there are 'l0', 'l1'"):
+        record["f"]
+    assert "f" in dir(record["l0"])
     with pytest.raises(tg.NotDifferentiableError, match=r"inputs \[0\]"):
         tg.grad(tg.ones(1, requires_grad=True).sum(), record["l0"].f)
     assert repr(record) == (

@@ -104,6 +104,14 @@ def test_a_window_is_the_full_graph_with_the_boundary_jacobian_zeroed(k1, k2, ki
             np.testing.assert_allclose(gradients(model)[name], p.grad, rtol=1e-11, atol=1e-12)
 
 
+def test_a_tally_says_what_it_has_counted():
+    xs, ys = stream(6)
+    model = Model()
+    tbptt = tg.TBPTT(model, cross_entropy, still(model), k1=2, clip_norm=1e-6)
+    list(tbptt.run(xs, ys))
+    assert repr(tbptt.clipping) == "Clipping(3 of 3 updates)"
+
+
 def test_longer_windows_approach_the_full_gradient():
     """The truncation is real: short windows give another gradient, longer ones a closer one."""
     xs, ys = stream(24)

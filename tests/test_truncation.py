@@ -5,6 +5,7 @@ Counted, not timed: memory is what tracemalloc counts, in bytes.
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tinygrad_rnn import nn
 from tinygrad_rnn.char_lm import CharModel
 
 PATH = Path(__file__).parent.parent / "examples" / "truncation.py"
+sys.path.append(str(PATH.parent))  # as Python does for a program that it runs: `_door` is there
 SPEC = importlib.util.spec_from_file_location("truncation", PATH)
 truncation = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(truncation)

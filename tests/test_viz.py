@@ -1,13 +1,15 @@
 """The picture of a training run."""
 
 import csv
+import errno
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 
 from tinygrad_rnn.errors import DataError
-from tinygrad_rnn.viz import plot_training
+from tinygrad_rnn.viz import check_picture, plot_training
 
 matplotlib = pytest.importorskip("matplotlib")
 BASELINES = {1: 3.24, 2: 2.32, 3: 1.74, 4: 1.479, 5: 1.529, 6: 1.72}
@@ -96,3 +98,45 @@ def test_without_matplotlib(log, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError):
         plot_training(log(), tmp_path / "a.png")
+    with pytest.raises(ImportError, match=r'pip install "tinygrad_rnn\[plot\]"'):
+        check_picture(tmp_path / "a.png")
+
+
+# ---- whether a picture can be written ----
+
+
+@pytest.mark.parametrize("name", ["a.png", "A.PNG", "b.svg", "c.d.pdf"])
+def test_a_picture_that_can_be_written_is_not_begun(tmp_path, name):
+    check_picture(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_exists_stays_as_it_is(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"an older one")
+    check_picture(str(path))
+    assert path.read_bytes() == b"an older one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a", "a.", "png", ".png", ""])
+def test_a_picture_needs_a_suffix_that_names_a_format(tmp_path, name):
+    with pytest.raises(DataError, match=r"has none that matplotlib knows; take \.png"):
+        check_picture(f"{tmp_path}/{name}" if name else "")
+
+
+def test_a_picture_needs_a_place(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    for path in ("missing/a.png", "folder.png", "file/a.png"):
+        with pytest.raises(DataError, match=r"cannot write the picture .*name a file in a folder"):
+            check_picture(tmp_path / path)
+
+
+def test_a_picture_is_not_written_where_one_may_not_write(tmp_path, monkeypatch):
+    def deny(**_):  # by hand, because an administrator, who may run this, is denied nothing
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", deny)
+    with pytest.raises(DataError, match="Permission denied"):
+        check_picture(tmp_path / "a.png")

@@ -31,7 +31,7 @@ class LayerFlow:
     Attributes:
         h: (T,) the norm of dL/dh_t over all rows of the batch, for t = 1 .. T, along all ways.
         c: (T,) the same of the cell state, of an LSTM only, else None. The way through h_t is
-            among them: dL/dc_t = (dL/dc_t with h_t held fixed) + dL/dh_t o (1 - tanh^2 c_t).
+            among them: dL/dc_t = (dL/dc_t with h_t held fixed) + dL/dh_t * o_t * (1 - tanh^2 c_t).
         norms: for each weight by name, (T,): the norm of each step's part of its gradient.
         parts: for each weight by name, (T, *its shape): the parts themselves. Their sum is the
             gradient, unless something else in the loss uses the weight too (a penalty, another

@@ -1,4 +1,4 @@
-"""Text in, arrays of character ids out: what a character language model trains on.
+"""What networks are trained on here: texts as character ids, tasks with known answers, small sets.
 
 The way of a text through this package, each step one small object:
 

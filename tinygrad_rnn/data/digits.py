@@ -74,5 +74,5 @@ def _source() -> Any:
     except ImportError as error:
         raise ImportError(
             "load_digits reads the images that come with scikit-learn, which is not installed: "
-            'pip install "tinygrad_rnn[data]", or in a checkout: make test'
+            'pip install "tinygrad_rnn[data]", or in a checkout: make data'
         ) from error

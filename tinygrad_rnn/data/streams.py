@@ -78,8 +78,8 @@ class Streams:
         if len(array) < need:
             raise DataError(
                 f"{batch} streams x {window} characters need {need} characters (one more, for the "
-                f"last target), but the text has {len(array)}; use a longer text, a smaller batch "
-                "or a shorter window"
+                f"last target), but this part of the text has {len(array)}; use a longer text, a "
+                "smaller batch or a shorter window"
             )
         windows = (len(array) - 1) // (batch * window)
         self.batch, self.window = batch, window

@@ -111,7 +111,7 @@ def _read(sources: Iterable[tuple[str, str]]) -> list[str]:
         except ImportError as error:
             raise ImportError(
                 "load_surnames reads the name lists of Faker, which is not installed: "
-                'pip install "tinygrad_rnn[data]", or in a checkout: make test'
+                'pip install "tinygrad_rnn[data]", or in a checkout: make data'
             ) from error
         try:
             names += getattr(module.Provider, attribute)  # a sequence, or names with frequencies

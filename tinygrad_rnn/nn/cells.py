@@ -7,7 +7,8 @@ Where the whole sequence is known beforehand, the layers of `nn/recurrent.py` ar
 faster, since they project all inputs at once and cross from Python to arrays less often.
 
 A cell is the layers' op over a window of one step. Names and shapes of the weights are PyTorch's,
-their first values those of `nn/recurrent_base.py`.
+their first values those of `nn/recurrent_base.py`. What happens between two steps (lengths, limits
+on gradients, records) is for your loop to say; `tg.gradient_flow` sees cells, too.
 """
 
 from __future__ import annotations
@@ -102,13 +103,13 @@ class Cell(Module):
             zero = wrap(namespace(x._data).zeros(shape, dtype=x.dtype), None)
             return [zero] * self.kinds
         for kind, s in zip("hc", states, strict=False):
-            if not isinstance(s, Tensor) or s.shape != shape or s.dtype != dtype:
-                is_tensor = isinstance(s, Tensor)
-                seen = f"is {s.shape} {s.dtype}" if is_tensor else f"is a {type(s).__name__}"
-                raise (ShapeError if not is_tensor or s.shape != shape else DTypeError)(
-                    f"{name}: state {kind} {seen}, needed a Tensor {shape} {dtype}"
+            is_array = hasattr(s, "shape") and hasattr(s, "dtype")
+            if not is_array or s.shape != shape or s.dtype != dtype:
+                seen = f"is {s.shape} {s.dtype}" if is_array else f"is a {type(s).__name__}"
+                raise (ShapeError if not is_array or s.shape != shape else DTypeError)(
+                    f"{name}: state {kind} {seen}, needed {shape} {dtype}"
                 )
-        return states
+        return [s if isinstance(s, Tensor) else Tensor(s) for s in states]
 
     def describe(self) -> str:
         bias = "" if self.bias else ", bias=False"
@@ -194,7 +195,7 @@ class LSTMCell(Cell):
             self.bias_ih.writable()[H : 2 * H] = self.forget_bias
 
     def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
-        check_pair("LSTMCell", state, "RNNCell")
+        check_pair("LSTMCell", state, "RNNCell or GRUCell")
         h, c = self._advance(x, None if state is None else list(state))
         return h, c
 

@@ -172,6 +172,9 @@ class LayerRecord:
         """The names of what was recorded."""
         return iter(self._values)
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._values]
+
     def __getitem__(self, name: str) -> Recorded:
         return self._values[name]
 
@@ -190,7 +193,11 @@ class Record(Mapping[str, LayerRecord]):
         self._layers = layers
 
     def __getitem__(self, name: str) -> LayerRecord:
-        return self._layers[name]
+        try:
+            return self._layers[name]
+        except KeyError:
+            listed = ", ".join(map(repr, self._layers))
+            raise KeyError(f"no layer {name!r} has recorded; there are {listed}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)

@@ -98,6 +98,7 @@ class RNN(Recurrent):
     def forward(
         self, x: Any, h: Any = None, *, table: Any = None, lengths: Any = None, record: bool = False
     ) -> Any:
+        """The outputs and the last state, and with `record` a `Record`; see the class."""
         return self._one_state(x, h, table, lengths, record)
 
 
@@ -164,7 +165,8 @@ class LSTM(Recurrent):
         lengths: Any = None,
         record: bool = False,
     ) -> Any:
-        check_pair("LSTM", state, "RNN")
+        """The outputs and the last state, and with `record` a `Record`; see the class."""
+        check_pair("LSTM", state, "RNN or GRU")
         states = None if state is None else list(state)
         out, (h, c), written = self._forward(x, states, table, lengths, record)
         return (out, (h, c), written) if record else (out, (h, c))
@@ -219,4 +221,5 @@ class GRU(Recurrent):
     def forward(
         self, x: Any, h: Any = None, *, table: Any = None, lengths: Any = None, record: bool = False
     ) -> Any:
+        """The outputs and the last state, and with `record` a `Record`; see the class."""
         return self._one_state(x, h, table, lengths, record)

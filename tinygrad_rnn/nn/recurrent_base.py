@@ -44,7 +44,7 @@ WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 class Recurrent(Module):
     """A stack of recurrent layers; what kind of cell they have is for the subclass to say."""
 
-    blocks: int  # how many (H, .) blocks stand under each other in a weight: 1, 3 or 4 gates
+    blocks: int  # how many (H, .) blocks stand under each other in a weight: 1, 3 or 4
     kinds: int  # how many kinds of state there are: 1 (h), or 2 (h and c)
     names: tuple[str, ...]  # what a step computes, gates and states
     op: Callable[..., Any]  # the fused op over a window

@@ -128,6 +128,9 @@ class Clipping:
         self.updates = 0
         self._clipped: Any = 0
 
+    def __repr__(self) -> str:
+        return f"Clipping({self.clipped} of {self.updates} updates)"
+
     def add(self, report: ClipReport) -> None:
         """Count an update."""
         self.updates += 1

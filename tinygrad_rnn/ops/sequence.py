@@ -14,7 +14,8 @@ padding has any influence, forward or backward.
 Its gradient may be **limited**. `limit_gradient` is the identity, and on the way back it scales
 the gradient that step t + 1 sends to step t down to a given length, row by row:
 
-    dL/dh_t  <-  dL/dh_t * min(1, limit / |dL/dh_t|)
+    g  <-  g * min(1, limit / |g|)        g: what step t + 1 sends to h_t; what the loss sends to
+                                          h_t comes on top. Of an LSTM, c_t has a g of its own.
 
 Clipping the gradient of the weights caps the sum over all steps, when the explosion has happened;
 this stops it in the step in which it starts. The result is then no derivative of the loss any more,

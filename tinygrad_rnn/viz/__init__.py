@@ -6,7 +6,7 @@ A graph is drawn as text, and that needs no library.
 """
 
 from tinygrad_rnn.viz.curves import plot_training
-from tinygrad_rnn.viz.figure import new_figure
+from tinygrad_rnn.viz.figure import check_picture, new_figure
 from tinygrad_rnn.viz.graph import graph_lines, graph_text
 
-__all__ = ["graph_lines", "graph_text", "new_figure", "plot_training"]
+__all__ = ["check_picture", "graph_lines", "graph_text", "new_figure", "plot_training"]
