@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
+from tests.fake_device import sync_budget
 from tinygrad_rnn import nn
 
 STORED = json.loads((pathlib.Path(__file__).parent / "data" / "torch_lengths.json").read_text())
@@ -196,6 +197,23 @@ def test_a_stream_goes_on_from_where_each_row_ended():
     _, after = layer(x[:3], state)
     whole = tg.concat([x[:2, 1:], x[:3, 1:]])
     np.testing.assert_allclose(after.data[:, 1:], layer(whole)[1].data, rtol=1e-12)
+
+
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_does_not_wait_for_the_device(kind, record):
+    """Lengths on the host, a table, both directions, limits, clipping, an update: no wait."""
+    layer = getattr(nn, kind)(2, 3, 2, bidirectional=True, clip_state_grad=0.1, rng=0).to("fake")
+    table = tg.tensor(np.ones((4, 2), np.float32), device="fake", requires_grad=True)
+    parameters = [table, *layer.parameters()]
+    optimizer = tg.optim.Adam(parameters, lr=0.01)
+    tally = nn.utils.Clipping()
+    with sync_budget(0):
+        out, _, *_ = layer(np.array([[1, 2], [3, 0]]), table=table, lengths=[2, 1], record=record)
+        (out * out).mean().backward()
+        tally.add(nn.utils.clip_report_(parameters, 0.1, error_if_nonfinite=False))
+        optimizer.step()
+    assert tally.updates == 1
 
 
 def test_second_derivatives_stop_at_the_padding_too(backend):
