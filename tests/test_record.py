@@ -239,6 +239,16 @@ def test_an_empty_window_and_a_first_step_without_a_gradient():
     assert g.shape == (0, 1, 3)
 
 
+def test_a_refused_question_frees_nothing():
+    layer = nn.RNN(1, 2, rng=0)
+    out, _, record = layer(tg.ones((2, 1, 1)), record=True)
+    loss, stranger = out.sum(), tg.ones(1, requires_grad=True)
+    with pytest.raises(tg.NotDifferentiableError, match=r"inputs \[1\]"):
+        tg.grad(loss, [record.h, stranger])
+    (g,) = tg.grad(loss, record.h)  # the graph is still there
+    assert g.data.all()
+
+
 def test_create_graph_in_a_no_grad_block():
     layer = nn.RNN(1, 2, rng=0)
     out, _, record = layer(tg.ones((2, 1, 1)), record=True)

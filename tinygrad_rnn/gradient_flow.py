@@ -6,13 +6,13 @@
 One weight serves every step, so its gradient is a sum over steps, and each term of it has come
 back through all the steps after it:
 
-    dL/dW = sum_t  dL/dh_t  (dh_t/dW at step t alone)           the *ledger* of W
-    dL/dh_k = sum_t  dL/dy_t ... dh_t/dh_k                      the *flow*
-    dh_t/dh_k = J_t J_{t-1} ... J_{k+1},    J_t = dh_t/dh_{t-1}  the *Jacobians*
+    dL/dW   = sum over t of  dL/dh_t (dh_t/dW, at step t alone)      the *ledger* of W
+    dL/dh_k = sum over t of  (dL/dh_t, by the output at t alone) dh_t/dh_k          the *flow*
+    dh_t/dh_k = J_t J_{t-1} ... J_{k+1},    J_t = dh_t/dh_{t-1}                the *Jacobians*
 
 Where the largest singular value of the J_t stays below 1, the product vanishes with the distance
 t - k; where it is above 1, the product can explode (Pascanu, Mikolov & Bengio 2013). An LSTM's
-Jacobian has the forget gate on the diagonal of its cell block, and that is what keeps it near 1.
+Jacobian has the forget gate on the diagonal of its cell block, and can be held near 1 by it.
 
 Nothing here is an estimate: the layers record (`nn/record.py`), and the engine is asked. Each step
 has a copy of the weights of its own, so the sweep itself splits the sum; no finite differences.

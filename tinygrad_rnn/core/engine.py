@@ -101,6 +101,8 @@ def grad(
             grad, outputs, grad_outputs=grad_outputs, create_graph=create_graph,
             retain_graph=retain_graph, allow_unused=True,
         )  # fmt: skip
+        if not allow_unused:  # before anything is freed
+            check_used(ins, _reached_by(outputs, ins))
         return _grad_of_steps(ask, ins, allow_unused=allow_unused)
     outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     one = grad_outputs is None or (len(outs) == 1 and not isinstance(grad_outputs, list | tuple))
@@ -131,6 +133,22 @@ def _results(found: list[Any], seeds: list[Any], carrier: Carrier) -> tuple[Any,
         results.append(None if g is None else carrier.result(g, again=id(g) in taken))
         taken.add(id(g))
     return tuple(results)
+
+
+def _reached_by(outputs: Tensor | Sequence[Tensor], ins: list[Any]) -> set[Any]:
+    """The inputs that `outputs` depend on, by any of their steps.
+
+    One without steps has nothing to depend on; one without a place in a graph `_root` refuses.
+    """
+    places = {x: [getattr(s, "_node", None) for s in getattr(x, "steps", [x])] for x in ins}
+    numbers = [node.number for nodes in places.values() for node in nodes if node is not None]
+    outs = [outputs] if isinstance(outputs, Tensor) else outputs
+    reached = set(_collect([_root(out, "grad") for out in outs], min(numbers, default=0)))
+    return {
+        x
+        for x, nodes in places.items()
+        if nodes in ([], [None]) or not reached.isdisjoint(node for node in nodes if node)
+    }
 
 
 def _grad_of_steps(

@@ -7,7 +7,7 @@ Where the whole sequence is known beforehand, the layers of `nn/recurrent.py` ar
 faster, since they project all inputs at once and cross from Python to arrays less often.
 
 A cell is the layers' op over a window of one step. Names and shapes of the weights are PyTorch's,
-their first values those of `nn/recurrent_base.py`. What happens between two steps (lengths, limits
+their first values those of `nn/cell_weights.py`. What happens between two steps (lengths, limits
 on gradients, records) is for your loop to say; `tg.gradient_flow` sees cells, too.
 """
 
@@ -19,11 +19,11 @@ from typing import Any
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import DTypeError, ShapeError
+from tinygrad_rnn.nn.cell_weights import WEIGHTS, add_weights, set_first_values
 from tinygrad_rnn.nn.layers import check_size
 from tinygrad_rnn.nn.module import Module, Parameter
 from tinygrad_rnn.nn.record import ear, walk
 from tinygrad_rnn.nn.recurrent import check_nonlinearity, check_pair
-from tinygrad_rnn.nn.recurrent_base import WEIGHTS, add_weights, set_first_values
 from tinygrad_rnn.ops import gru as gru_op
 from tinygrad_rnn.ops import lstm as lstm_op
 from tinygrad_rnn.ops import rnn as rnn_op

@@ -41,7 +41,8 @@ class RNN(Recurrent):
         dropout: probability of dropping an element between layers, in training.
         bidirectional: read the sequence from both ends; D = 2 instead of 1.
         clip_state_grad: the longest gradient (2-norm over the H numbers of a row) that a step may
-            send back to the step before; a longer one is scaled down to it. None: no bound.
+            send back to the step before; a longer one is scaled down to it, of an LSTM those of h
+            and of c each by itself. Then there are no second derivatives. None: no bound.
         rng: generator or seed for the first weights and the dropout masks.
 
     Called with

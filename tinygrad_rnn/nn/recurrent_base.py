@@ -4,13 +4,8 @@
 
 State in, state out: a layer remembers nothing between calls, so where a gradient ends is for the
 caller to see, in a ``detach``. Each layer and direction is one op over the whole window
-(`ops/rnn.py`, `ops/lstm.py`, `ops/gru.py`); this file names the parameters, checks shapes and
-stacks layers; the three networks are in `nn/recurrent.py`.
-
-Parameter names, shapes and gate order are PyTorch's, so weights travel both ways. The first values
-are not: recurrent weights start orthogonal (Saxe et al. 2014; a product of orthogonal matrices
-neither shrinks nor grows), biases start at 0, and an LSTM's forget gate at 1, open
-(Jozefowicz et al. 2015).
+(`ops/rnn.py`, `ops/lstm.py`, `ops/gru.py`); this file checks shapes and stacks layers. The weights
+of a layer are in `nn/cell_weights.py`, the three networks in `nn/recurrent.py`.
 """
 
 from __future__ import annotations
@@ -20,16 +15,15 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
-import numpy as np
-
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.core.array import to_array
 from tinygrad_rnn.core.fused import FusedNode
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import DataError, DTypeError, ShapeError
-from tinygrad_rnn.nn import functional, init
+from tinygrad_rnn.nn import functional
+from tinygrad_rnn.nn.cell_weights import WEIGHTS, add_weights, set_first_values
 from tinygrad_rnn.nn.growth import look_behind
-from tinygrad_rnn.nn.layers import check_size, new_parameter
+from tinygrad_rnn.nn.layers import check_size
 from tinygrad_rnn.nn.lengths import Lengths, turn
 from tinygrad_rnn.nn.module import Module
 from tinygrad_rnn.nn.record import LayerRecord, Record, Walk, ear, walk
@@ -38,7 +32,6 @@ from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.shape import concat, expand_dims, squeeze, stack, swapaxes
 
 DEFAULTS = {"num_layers": 1, "bias": True, "dropout": 0.0, "clip_state_grad": None}
-WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Recurrent(Module):
@@ -343,43 +336,3 @@ def _checked_limit(layer: str, limit: Any) -> float | None:
     if not (is_number and 0 < float(limit) < math.inf):
         raise DataError(f"{layer}: clip_state_grad is a finite number > 0 or None, got {limit!r}")
     return float(limit)
-
-
-# ---- shared with the cells (`nn/cells.py`) ----
-
-
-def add_weights(
-    module: Module,
-    suffix: str,
-    rows: int,
-    input_size: int,
-    hidden_size: int,
-    bias: bool,
-    dtype: Any,
-    device: str | None,
-) -> None:
-    """Give a module the two weights and, with `bias`, the two biases of one cell."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "weight_ih": (rows, input_size),
-        "weight_hh": (rows, hidden_size),
-        "bias_ih": (rows,),
-        "bias_hh": (rows,),
-    }
-    for name, shape in shapes.items():
-        if bias or name.startswith("weight"):
-            setattr(module, name + suffix, new_parameter(shape, dtype, device))
-
-
-def set_first_values(module: Module, H: int, blocks: int, rng: Rng) -> None:
-    """Input weights uniform in +-1/sqrt(H), blocks of recurrent ones orthogonal, biases 0."""
-    rng = generator(rng)
-    for name, parameter in module.named_parameters():
-        if name.startswith("weight_ih"):
-            init.uniform_(parameter, -1 / math.sqrt(H), 1 / math.sqrt(H), rng=rng)
-        elif name.startswith("weight_hh"):
-            for k in range(blocks):
-                block = Tensor(np.zeros((H, H), dtype=parameter.dtype), device=parameter.device)
-                init.orthogonal_(block, rng=rng)
-                parameter.writable()[k * H : (k + 1) * H] = block._data
-        else:
-            init.zeros_(parameter)
