@@ -7,14 +7,14 @@ request for a CUDA device, never before.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tinygrad_rnn.backends.base import Array, Backend, Namespace, wrong_device
+from tinygrad_rnn.backends.cuda_trouble import diagnose
 from tinygrad_rnn.backends.numpy_backend import NumpyBackend
+from tinygrad_rnn.backends.settings import cuda_settings
 from tinygrad_rnn.errors import BackendUnavailable, DTypeError
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "OPERAND_TYPES",
     "Backend",
     "Device",
+    "cuda_settings",
     "devices",
     "get",
     "namespace",
@@ -78,15 +79,15 @@ def get(device: str) -> Backend:
     if not isinstance(device, str):
         raise DTypeError(f"a device is named by a string such as 'cpu', got {device!r}")
     name, _, number = device.partition(":")
-    if name in _by_name and (not number or number.isdigit()):
-        backend = _by_name[name]
-        usable = backend.device_names()
-        if number and device not in usable:
-            raise BackendUnavailable(f"no device {device!r} here; usable: {', '.join(usable)}")
-        return backend
-    if name == "cuda" and (not number or number.isdigit()):
-        raise BackendUnavailable(f"device {device!r} cannot be used: {_why_no_cuda()}")
-    raise wrong_device(device, [*_by_name, "cuda"])
+    if name not in (*_by_name, "cuda") or (number and not number.isdigit()):
+        raise wrong_device(device, list(dict.fromkeys([*_by_name, "cuda"])))
+    if name not in _by_name and (trouble := _open_cuda()):
+        raise BackendUnavailable(f"device {device!r} cannot be used: {trouble}")
+    backend = _by_name[name]
+    usable = backend.device_names()
+    if number and device not in usable:
+        raise BackendUnavailable(f"no device {device!r} here; usable: {', '.join(usable)}")
+    return backend
 
 
 @dataclass(frozen=True)
@@ -99,40 +100,36 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """Every device this package knows of: the usable ones first, then the others and why not."""
+    """Every device this package knows of: the usable ones first, then the others and why not.
+
+    Looks for a GPU, so where CuPy is installed it is imported now.
+    """
+    trouble = _open_cuda()
     found = [
-        Device(name, True, f"{type(backend).__name__}, {_version_of(backend.xp)}")
+        Device(name, True, _described(backend, name))
         for backend in _by_name.values()
         for name in backend.device_names()
     ]
-    if "cuda" not in _by_name:
-        found.append(Device("cuda", False, _why_no_cuda()))
+    if trouble:
+        found.append(Device("cuda", False, trouble))
     return found
 
 
-def _version_of(xp: Any) -> str:
-    return f"{xp.__name__} {getattr(xp, '__version__', '')}".strip()
+def _open_cuda() -> str | None:
+    """Register the CuPy backend, unless that has been done; or say why it cannot be used."""
+    if "cuda" in _by_name:
+        return None
+    trouble = diagnose()
+    if trouble is None:
+        from tinygrad_rnn.backends.cupy_backend import CupyBackend  # noqa: PLC0415 - imports CuPy
+
+        register(CupyBackend())
+    return trouble
 
 
-def _why_no_cuda() -> str:
-    """The first obstacle on the way to a GPU, and what to do."""
-    # Said with every cause: nobody should install gigabytes of CUDA for a backend still to come.
-    advice = "this version has no CuPy backend yet, so use device='cpu'"
-    if importlib.util.find_spec("cupy") is None:
-        return f"CuPy is not installed; and {advice}"
-    try:
-        import cupy  # on the first request for a GPU, never before
-    except Exception as error:  # noqa: BLE001 - a broken CuPy fails in many ways; all are told
-        return f"CuPy is installed but cannot be imported ({error}); and {advice}"
-    if not hasattr(cupy, "cuda"):
-        return (
-            f"what Python imports as cupy is not CuPy (found at {[*cupy.__path__]}); and {advice}"
-        )
-    if not cupy.cuda.is_available():
-        if cupy.cuda.runtime.driverGetVersion() == 0:
-            return f"no NVIDIA driver was found; and {advice}"
-        return (
-            f"CuPy sees no usable GPU (a driver too old for it, or CUDA_VISIBLE_DEVICES hides it); "
-            f"and {advice}"
-        )
-    return advice
+def _described(backend: Backend, device: str) -> str:
+    """Who computes there, and the memory, where the library keeps count of it."""
+    xp = backend.xp
+    library = f"{xp.__name__} {getattr(xp, '__version__', '')}".strip()
+    memory = [f"{n / 2**20:,.1f} MiB {name}" for name, n in backend.memory(device).items()]
+    return ", ".join([f"{type(backend).__name__}, {library}", *memory])

@@ -13,12 +13,13 @@ instance to `tinygrad_rnn.backends.register`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn.errors import DeviceError, IndexingError
+from tinygrad_rnn.errors import DataError, DeviceError, IndexingError
 
 Array = Any  # an array of whichever library the backend wraps
 Namespace = Any  # the module (or module-like object) with that library's functions
@@ -30,6 +31,7 @@ class Backend:
     name: str  # the device name without its number: "cpu", "cuda"
     xp: Namespace
     array_type: type
+    fused_updates = False  # whether `adam_step` over all parameters beats a formula for each
 
     # ---- what a backend must say: how arrays come, go and are waited for ----
 
@@ -66,8 +68,8 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until all work handed to the device is done (nothing to do on a CPU)."""
 
-    def memory(self) -> dict[str, int]:
-        """Bytes in use and reserved, by name, where the library keeps count."""
+    def memory(self, device: str = "") -> dict[str, int]:
+        """Bytes in use and reserved, by name, where the library keeps count; "": where we are."""
         return {}
 
     # ---- indices ----
@@ -188,7 +190,28 @@ class Backend:
         dgates[3 * size :] = dn * r
         dh *= z
 
+    def window(self, cell: str, impl: str, like: Array, B: int, H: int, *, relu: bool) -> Any:
+        """The backend's own way to run a recurrent layer over a window (`backends/window.py`), for
+        arrays such as `like`; None where it has none, and the loop of the op itself is used.
+
+        `impl` is "auto" or the name of a way; DataError where that way is not to be had.
+        """
+        if impl not in ("auto", "fused"):
+            raise DataError(
+                f"impl={impl!r} is a kernel of its own, which the {self.name} backend does not "
+                f"have; use impl='auto'"
+            )
+        return None
+
     # ---- whole-array kernels ----
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """``a @ b``: matrices, or stacks of them."""
+        return self.xp.matmul(a, b)
+
+    def sum_rows(self, x: Array) -> Array:
+        """The sum of each row of a matrix: (R, N) to (R,)."""
+        return self.xp.sum(x, axis=1)
 
     def softmax_cross_entropy(
         self, logits: Array, targets: Array, counted: Array, smoothing: float
@@ -210,6 +233,24 @@ class Backend:
             loss = (1 - smoothing) * loss + smoothing * spread
         return xp.where(counted, loss, 0), softmax
 
+    def softmax_cross_entropy_backward(
+        self, softmax: Array, targets: Array, counted: Array, factor: Array, smoothing: float
+    ) -> Array:
+        """The gradient of the logits, (N, V): ``factor * (softmax - target)`` row by row.
+
+        `factor` is the gradient of each row's loss, (N,), or (1,) for one that all rows share;
+        that of a row which is not counted is taken for 0.
+        """
+        xp = self.xp
+        factor = xp.where(counted, factor, 0)
+        grad = softmax * factor[:, None]
+        if smoothing:
+            grad -= factor[:, None] * (smoothing / softmax.shape[1])
+        grad[xp.arange(len(targets)), xp.where(counted, targets, 0)] -= factor * (1 - smoothing)
+        return grad.astype(softmax.dtype, copy=False)
+
+    # ---- all parameters at once: what an optimizer's step is made of ----
+
     def squared_norms(self, arrays: Sequence[Array]) -> Array:
         """The squared 2-norm of each of n >= 1 arrays: (n,) float64 on their device.
 
@@ -218,6 +259,47 @@ class Backend:
         """
         xp = self.xp
         return xp.stack([xp.sum(xp.square(array, dtype=np.float64)) for array in arrays])
+
+    def clip_factor(self, arrays: Sequence[Array], max_norm: float) -> tuple[Array, Array, Array]:
+        """The squared norms, (n,); the norm of all, 0-d; and the factor that limits it, 0-d.
+
+        All are float64 on the device of the arrays. The factor is exactly 1 where nothing is to be
+        clipped: where ``norm <= max_norm``, and for an infinite `max_norm`.
+        """
+        xp, squares = self.xp, self.squared_norms(arrays)
+        norm = xp.asarray(xp.sqrt(xp.sum(squares)))  # NumPy's sum is no array
+        if max_norm == math.inf:
+            return squares, norm, xp.ones_like(norm)
+        return squares, norm, xp.where(norm <= max_norm, 1.0, max_norm / (norm + 1e-6))
+
+    def scale_all(self, arrays: Sequence[Array], factor: Array) -> None:
+        """``array *= factor`` for each; `factor` is 0-d and stays on the device."""
+        for array in arrays:
+            array *= factor.astype(np.promote_types(array.dtype, np.float32))
+
+    def adam_step(
+        self,
+        parameters: Sequence[tuple[Array, Array, Array, Array]],
+        *,
+        betas: tuple[float, float],
+        step_size: float,
+        eps: float,
+        weight_decay: float,
+        shrink: float,
+    ) -> None:
+        """One step of Adam for (x, g, m, v) of each parameter, in place: `Adam.update`, unrolled.
+
+        `step_size` and `eps` contain what the number of the step has to do with them; `shrink`
+        multiplies the weights before the step (AdamW).
+        """
+        beta1, beta2 = betas
+        for x, g, m, v in parameters:
+            x *= shrink
+            if weight_decay:
+                g = g + weight_decay * x
+            m[...] = m + (g - m) * (1 - beta1) if beta1 > 0.5 else g - (g - m) * beta1
+            v[...] = v * beta2 + g * (1 - beta2) * g
+            x -= m / (self.xp.sqrt(v) + eps) * step_size
 
     def erf(self, x: Array) -> Array:
         """The error function, elementwise."""

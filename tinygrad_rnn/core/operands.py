@@ -111,4 +111,8 @@ def raise_explained(error: Exception, op: Any, values: Sequence[Any]) -> NoRetur
             hint = f". {HINTS[name]}" if name in HINTS else ""
             raise ShapeError(f"{name}: {str(error).strip()}; operands: {seen}{hint}") from error
     error.add_note(f"in {name}, with operands: {seen}")
+    if isinstance(error, MemoryError) and arrays:
+        memory = backends.of(arrays[0]).memory(places[0])
+        told = ", ".join(f"{size / 2**20:,.1f} MiB {what}" for what, size in memory.items())
+        error.add_note(f"memory of {places[0]}: {told or 'not counted'}")
     raise error

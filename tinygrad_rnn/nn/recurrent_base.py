@@ -30,6 +30,7 @@ from tinygrad_rnn.nn.record import LayerRecord, Record, Walk, ear, walk
 from tinygrad_rnn.ops.indexing import as_index, rows
 from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.shape import concat, expand_dims, squeeze, stack, swapaxes
+from tinygrad_rnn.ops.window import IMPLS
 
 DEFAULTS = {"num_layers": 1, "bias": True, "dropout": 0.0, "clip_state_grad": None}
 
@@ -42,6 +43,9 @@ class Recurrent(Module):
     names: tuple[str, ...]  # what a step computes, gates and states
     op: Callable[..., Any]  # the fused op over a window
     step: Callable[..., dict[str, Any]]  # one step, in plain ops
+    # How the window is run: "auto", or "ops" (the specification, node by node), "fused", "step" or
+    # "persistent" (`backends/window.py`). The numbers are the same, up to rounding.
+    impl = "auto"
 
     def __init__(
         self,
@@ -100,13 +104,17 @@ class Recurrent(Module):
         self, x: Any, ids: Any, states: list[Any], suffix: str, lengths: Lengths | None
     ) -> Any:
         """The trajectory (kinds, T+1, B, H) of one layer in one direction."""
-        return type(self).op(
+        if self.impl not in IMPLS:
+            raise DataError(f"{self._name}: impl is {self.impl!r}, needed one of {IMPLS}")
+        op = type(self).op
+        return (op.spec if self.impl == "ops" else op)(  # type: ignore[attr-defined] # a Fused
             x,
             *states,
             *self._weights(suffix).values(),
             ids=ids,
             ended=None if lengths is None else lengths.ended,
             limit=self.clip_state_grad,
+            impl=self.impl,
             **self._options(),
         )
 

@@ -78,17 +78,13 @@ class ClipReport:
     squared_norms: Tensor  # (n,) float64, the squared norm of each, before clipping
     norm: Tensor  # 0-d float64, of all together: the root of their sum
     max_norm: float  # the length allowed
+    scale: Tensor  # what all were multiplied by: 0-d, exactly 1 where nothing was clipped
 
     @property
     def norms(self) -> Tensor:
         """The norm of each parameter's gradient before clipping: (n,), in the order of `names`."""
         squares = self.squared_norms.data
         return wrap(backends.namespace(squares).sqrt(squares), None)
-
-    @property
-    def scale(self) -> Tensor:
-        """What all gradients were multiplied by: 0-d, exactly 1 where nothing was clipped."""
-        return wrap(_scale(self.norm.data, self.max_norm), None)
 
     @property
     def clipped(self) -> bool:
@@ -168,7 +164,7 @@ def clip_grad_value_(parameters: Parameters, clip_value: float) -> Tensor:
     """
     clip_value = _positive("clip_grad_value_", "clip_value", clip_value)
     leaves = _with_gradients("clip_grad_value_", parameters)
-    norm, _ = _norms(leaves)
+    _, norm, _ = _norms(leaves, math.inf)
     if clip_value < math.inf:
         for _, _, leaf in leaves:
             g: Any = leaf.grad
@@ -189,15 +185,12 @@ def _clip_norm(
 ) -> ClipReport:
     max_norm = _positive(op, "max_norm", max_norm)
     leaves = _with_gradients(op, parameters)
-    norm, squares = _norms(leaves)
+    squares, norm, scale = _norms(leaves, max_norm)
     if _needs_scaling(op, leaves, norm, max_norm, error_if_nonfinite):
-        scale = _scale(norm, max_norm)
         with np.errstate(invalid="ignore"):  # inf * 0, for those who asked not to be told
-            for _, _, leaf in leaves:
-                g: Any = leaf.grad
-                g *= scale.astype(np.promote_types(g.dtype, np.float32))
+            backends.of(scale).scale_all([leaf.grad for _, _, leaf in leaves], scale)
     names = tuple(name or f"parameter {position}" for position, name, _ in leaves)
-    return ClipReport(names, wrap(squares, None), wrap(norm, None), max_norm)
+    return ClipReport(names, wrap(squares, None), wrap(norm, None), max_norm, wrap(scale, None))
 
 
 def _needs_scaling(
@@ -212,13 +205,6 @@ def _needs_scaling(
             raise NonFiniteError(_blame(op, leaves, length))
         return length > max_norm
     return max_norm < math.inf
-
-
-def _scale(norm: Array, max_norm: float) -> Array:
-    """The factor, computed where `norm` is: exactly 1 unless there is something to clip."""
-    if max_norm == math.inf:
-        return backends.namespace(norm).ones_like(norm)
-    return backends.namespace(norm).where(norm <= max_norm, 1.0, max_norm / (norm + 1e-6))
 
 
 def _with_gradients(op: str, parameters: Parameters) -> list[Leaf]:
@@ -240,15 +226,15 @@ def _with_gradients(op: str, parameters: Parameters) -> list[Leaf]:
     return [(position, name, leaf) for leaf, (position, name) in found.items()]
 
 
-def _norms(leaves: list[Leaf]) -> tuple[Array, Array]:
-    """The 2-norm of all gradients, 0-d, and the squares of each one's, (n,), on their device."""
+def _norms(leaves: list[Leaf], max_norm: float) -> tuple[Array, Array, Array]:
+    """The squares of each gradient's norm, (n,), the norm of all, 0-d, and the factor, 0-d."""
     if not leaves:
-        return tensor(0.0, dtype=np.float64).data, tensor([], dtype=np.float64).data
+        none: list[float] = []
+        squares, norm, factor = (tensor(v, dtype=np.float64).data for v in (none, 0.0, 1.0))
+        return squares, norm, factor
     grads = [leaf.grad for _, _, leaf in leaves]
     with np.errstate(all="ignore"):  # trouble shows in the norm itself; no second voice about it
-        squares = backends.of(grads[0]).squared_norms(grads)
-        xp = backends.namespace(squares)
-        return xp.asarray(xp.sqrt(xp.sum(squares))), squares  # NumPy's sum is no array
+        return backends.of(grads[0]).clip_factor(grads, max_norm)
 
 
 def _blame(op: str, leaves: list[Leaf], length: float) -> str:

@@ -46,6 +46,7 @@ from tinygrad_rnn.ops.sequence import (
     tiled,
 )
 from tinygrad_rnn.ops.shape import expand_dims, matrix_transpose, split, stack
+from tinygrad_rnn.ops.window import is_window, own_window, run_window, window_gradients
 
 
 def step(x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def specification(
     ids: Any = None,
     ended: Any = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> Any:
     """The states of a GRU, step by step.
 
@@ -81,7 +83,7 @@ def specification(
         h0: (B, H) the state before the first step.
         w_ih, w_hh: (3H, I) and (3H, H), blocks in the order r, z, n.
         b_ih, b_hh: (3H,) each, or None.
-        ids, ended, limit: as in `ops/rnn.py`.
+        ids, ended, limit, impl: as in `ops/rnn.py`.
 
     Returns:
         (1, T+1, B, H): h_0, h_1, ..., h_T.
@@ -108,8 +110,11 @@ def gru(
     ids: Array | None = None,
     ended: Array | None = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> tuple[Array, Any]:
     """The states of a GRU over a window; see `specification` for shapes."""
+    if (own := own_window("gru", impl, x, ids, w_hh, limit)) is not None:
+        return run_window(own, x, (h0,), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
     xp, activate = namespace(x), backends.of(x).gru_step
     T, B = x.shape[:2] if ids is None else ids.shape
     H = w_hh.shape[1]
@@ -142,7 +147,12 @@ def _(
     ids: Array | None = None,
     ended: Array | None = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> tuple[Any, ...]:
+    if is_window(cache):
+        _, x, w_ih, _, states, _, _ = cache
+        dz, (dh,) = window_gradients(g, cache, ended)
+        return _weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended, dh)
     x, w_ih, w_hh, states, h, gates, q = cache
     xp, undo = namespace(x), backends.of(x).gru_step_backward
     T, H, B = len(gates), h.shape[1], h.shape[2]
@@ -166,6 +176,21 @@ def _(
         if ended is not None:
             hold(dh, by, ended[t])
         dh += dh_out[t].T
+    return _weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended, dh.T)
+
+
+def _weight_gradients(
+    x: Array,
+    ids: Array | None,
+    h_before: Array,
+    dz: Array,
+    w_ih: Array,
+    needs: tuple[bool, ...],
+    ended: Array | None,
+    dh: Array,
+) -> tuple[Any, ...]:
+    """All gradients, from those of n, r, z, q in all steps (4H, T, B) and that of h_0."""
+    H = len(dz) // 4
     new, old = dz[: 3 * H], dz[H:]  # (n, r, z) met the input, (r, z, q) the state
     need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs[-4:]
     dx, dw_ih = input_gradients(
@@ -173,9 +198,9 @@ def _(
     )
     return (
         dx,
-        dh.T,
+        dh,
         None if dw_ih is None else n_last(dw_ih),
-        sum_of_products(old, states[0, :-1], ended) if need_w_hh else None,
+        sum_of_products(old, h_before, ended) if need_w_hh else None,
         n_last(sum_of_steps(new)) if need_b_ih else None,
         sum_of_steps(old) if need_b_hh else None,
     )

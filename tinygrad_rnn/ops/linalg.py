@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinygrad_rnn.backends import namespace
+from tinygrad_rnn import backends
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.primitive import primitive
 from tinygrad_rnn.core.tensor import Tensor
@@ -25,7 +25,7 @@ from tinygrad_rnn.ops.shape import (
 
 @primitive
 def _matmul(a: Array, b: Array) -> Array:
-    return namespace(a).matmul(a, b)
+    return backends.of(a).matmul(a, b)
 
 
 _matmul.vjp(

@@ -87,16 +87,9 @@ def _(
     label_smoothing: float,
 ) -> tuple[Array, None]:
     softmax, flat, counted, count, shape = cache
-    xp = namespace(softmax)
-    each = g / count if reduction == "mean" else g
-    # One factor per row, 0 for ignored rows; broadcast when the loss was one number.
-    factor = xp.where(counted, each.reshape(-1), 0).reshape((-1, 1))
-    grad = softmax * factor
-    if label_smoothing:
-        grad -= factor * (label_smoothing / shape[-1])
-    rows = xp.arange(flat.size)
-    grad[rows, xp.where(counted, flat, 0)] -= factor[:, 0] * (1 - label_smoothing)
-    return grad.reshape(shape).astype(softmax.dtype, copy=False), None
+    each = g / count if reduction == "mean" else g  # one number, or one for each row
+    backward = backends.of(softmax).softmax_cross_entropy_backward
+    return backward(softmax, flat, counted, each.reshape(-1), label_smoothing).reshape(shape), None
 
 
 def softmax_cross_entropy(

@@ -43,6 +43,7 @@ from tinygrad_rnn.ops.sequence import (
     weight_gradients,
 )
 from tinygrad_rnn.ops.shape import matrix_transpose, split, stack
+from tinygrad_rnn.ops.window import is_window, own_window, run_window, window_gradients
 
 
 def step(x: Any, h: Any, c: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> dict[str, Any]:
@@ -68,6 +69,7 @@ def specification(
     ids: Any = None,
     ended: Any = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> Any:
     """The states of an LSTM, step by step.
 
@@ -76,7 +78,7 @@ def specification(
         h0, c0: (B, H) the hidden and the cell state before the first step.
         w_ih, w_hh: (4H, I) and (4H, H), blocks in the order i, f, g, o.
         b_ih, b_hh: (4H,) each, or None.
-        ids, ended, limit: as in `ops/rnn.py`.
+        ids, ended, limit, impl: as in `ops/rnn.py`.
 
     Returns:
         (2, T+1, B, H): h_0 .. h_T, and c_0 .. c_T.
@@ -105,8 +107,11 @@ def lstm(
     ids: Array | None = None,
     ended: Array | None = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> tuple[Array, Any]:
     """The states of an LSTM over a window; see `specification` for shapes."""
+    if (own := own_window("lstm", impl, x, ids, w_hh, limit)) is not None:
+        return run_window(own, x, (h0, c0), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
     xp, activate = namespace(x), backends.of(x).lstm_step
     T, B = x.shape[:2] if ids is None else ids.shape
     H = w_hh.shape[1]
@@ -138,7 +143,13 @@ def _(
     ids: Array | None = None,
     ended: Array | None = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> tuple[Any, ...]:
+    if is_window(cache):
+        _, x, w_ih, _, states, _, _ = cache
+        dz, (dh, dc) = window_gradients(g, cache, ended)
+        dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
+        return dx, dh, dc, dw_ih, dw_hh, db, db
     x, w_ih, w_hh, states, c, gates = cache
     xp, undo = namespace(x), backends.of(x).lstm_step_backward
     T, (H, B) = len(gates), c.shape[1:]

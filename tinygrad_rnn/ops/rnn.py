@@ -43,6 +43,7 @@ from tinygrad_rnn.ops.sequence import (
     weight_gradients,
 )
 from tinygrad_rnn.ops.shape import expand_dims, matrix_transpose, stack
+from tinygrad_rnn.ops.window import is_window, own_window, run_window, window_gradients
 
 
 def step(
@@ -67,6 +68,7 @@ def specification(
     ids: Any = None,
     ended: Any = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> Any:
     """The states of a vanilla RNN, step by step.
 
@@ -79,6 +81,7 @@ def specification(
         ids: (T, B) the row of the table that is the input of each step; None: `x` is the input.
         ended: (T, B) True where a row of the batch is over, and its state stays; None: nowhere.
         limit: the longest gradient that a step may send to the one before; None: any.
+        impl: how a GPU runs the loop (`backends/window.py`); the result is the same.
 
     Returns:
         (1, T+1, B, H): h_0, h_1, ..., h_T. The leading 1 is the number of kinds of state.
@@ -106,8 +109,12 @@ def rnn(
     ids: Array | None = None,
     ended: Array | None = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> tuple[Array, Any]:
     """The states of a vanilla RNN over a window; see `specification` for shapes."""
+    relu_cell = nonlinearity == "relu"
+    if (own := own_window("rnn", impl, x, ids, w_hh, limit, relu=relu_cell)) is not None:
+        return run_window(own, x, (h0,), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
     xp, activate = namespace(x), backends.of(x).rnn_step
     T, B = x.shape[:2] if ids is None else ids.shape
     H = len(w_hh)
@@ -138,7 +145,13 @@ def _(
     ids: Array | None = None,
     ended: Array | None = None,
     limit: float | None = None,
+    impl: str = "auto",
 ) -> tuple[Any, ...]:
+    if is_window(cache):
+        _, x, w_ih, _, states, _, _ = cache
+        dz, (dh,) = window_gradients(g, cache, ended)
+        dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
+        return dx, dh, dw_ih, dw_hh, db, db
     x, w_ih, w_hh, states, h = cache
     xp, undo = namespace(x), backends.of(x).rnn_step_backward
     T, H, B = len(h) - 1, h.shape[1], h.shape[2]

@@ -176,14 +176,14 @@ def input_gradients(
     """dx and dW_ih; with `ids`, `x` is a table and dx the gradient of its rows."""
     if not (need_x or need_w):
         return None, None
-    xp = namespace(dz)
+    backend = backends.of(dz)
     dz = dz.reshape((len(dz), -1))  # (G, T*B), a view
     rows = x.reshape((-1, x.shape[-1]))
     if ids is not None:
-        dz = backends.of(dz).sum_columns(dz, ids.reshape(-1), len(x))  # (G, V), as projected
+        dz = backend.sum_columns(dz, ids.reshape(-1), len(x))  # (G, V), as projected
         rows = _rows_read(rows, ids, ended) if need_w else rows
-    dx = xp.matmul(dz.T, w_ih).reshape(x.shape) if need_x else None
-    dw_ih = xp.matmul(dz, rows) if need_w else None
+    dx = backend.matmul(dz.T, w_ih).reshape(x.shape) if need_x else None
+    dw_ih = backend.matmul(dz, rows) if need_w else None
     return dx, dw_ih
 
 
@@ -202,14 +202,12 @@ def sum_of_products(dz: Array, h_before: Array, ended: Array | None) -> Array:
     if ended is not None:  # dz is 0 there, but a state may be NaN
         h_before = namespace(dz).where(ended[:, :, None], 0, h_before)
     rows = h_before.reshape((-1, h_before.shape[-1]))  # (T*B, H)
-    product: Array = namespace(dz).matmul(dz.reshape((len(dz), -1)), rows)
-    return product
+    return backends.of(dz).matmul(dz.reshape((len(dz), -1)), rows)
 
 
 def sum_of_steps(dz: Array) -> Array:
     """db: (G, T, B) to (G,)."""
-    total: Array = namespace(dz).sum(dz.reshape((len(dz), -1)), axis=1)
-    return total
+    return backends.of(dz).sum_rows(dz.reshape((len(dz), -1)))
 
 
 # ---- rows that end, and sequences turned around ----

@@ -13,7 +13,7 @@ still needs the old values then knows that they are gone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from tinygrad_rnn.errors import CheckpointError, DataError, DTypeError, NotDiffe
 from tinygrad_rnn.optim.options import Need, is_real, misfits, plain
 
 Group = dict[str, Any]
+Item = tuple[Array, Array, dict[str, Any]]  # a parameter's array, its gradient, its state
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 
 # What PyTorch's groups contain and ours don't need, so that its files can be loaded.
@@ -80,12 +81,23 @@ class Optimizer:
         its steps are not counted, as if it were not there.
         """
         for group in self.param_groups:
-            for parameter in group["params"]:
-                g = parameter.grad
-                if g is not None:
-                    g = g.astype(_slot_dtype(parameter), copy=False)
-                    state = self.state.setdefault(parameter, {})
-                    self.update(parameter.writable(), g, state, group)
+            self.update_all(self._to_update(group), group)
+
+    def update_all(self, items: Iterable[Item], group: Group) -> None:
+        """Take a step with the parameters of a group: (x, g, state) for each, as for `update`.
+
+        Overridden where a backend can update them all at once.
+        """
+        for x, g, state in items:
+            self.update(x, g, state, group)
+
+    def _to_update(self, group: Group) -> Iterator[Item]:
+        """The parameters that have a gradient, one by one: each is about to be written to."""
+        for parameter in group["params"]:
+            g = parameter.grad
+            if g is not None:
+                g = g.astype(_slot_dtype(parameter), copy=False)
+                yield parameter.writable(), g, self.state.setdefault(parameter, {})
 
     def zero_grad(self) -> None:
         """Forget the gradients: ``.grad`` is None again, and its memory is free."""

@@ -9,11 +9,13 @@ float32 arrays stay float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from tinygrad_rnn import backends
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
-from tinygrad_rnn.optim.base import Group, Optimizer, Parameters
+from tinygrad_rnn.optim.base import Group, Item, Optimizer, Parameters
 from tinygrad_rnn.optim.options import DECAY, FINITE, FLAG, NON_NEGATIVE, UNIT, Need
 
 
@@ -150,10 +152,10 @@ class RMSprop(Optimizer):
         state["step"] = state.get("step", 0) + 1  # no formula needs it; PyTorch's files have it
         g = self.decayed(x, g, group["weight_decay"])
         square = self.slot(state, "square_avg", g)
-        _average_square(square, g, alpha, s)
+        _average_square(xp, square, g, alpha, s)
         if group["centered"]:
             mean = self.slot(state, "grad_avg", g)
-            _average(mean, g, alpha, s)
+            _average(xp, mean, g, alpha, s)
             xp.multiply(mean, mean, out=s)
             xp.subtract(square, s, out=s)
             xp.maximum(s, 0, out=s)  # a variance; rounding can leave it just below 0
@@ -270,25 +272,55 @@ class Adam(Optimizer):
 
     def update(self, x: Array, g: Array, state: dict[str, Any], group: Group) -> None:
         """One step by the formula above, in place; see `Optimizer.update`."""
-        xp, s, lr = namespace(x), self.scratch(g), float(group["lr"])
-        beta1, beta2 = group["betas"]
+        xp, s = namespace(x), self.scratch(g)
         t = state["step"] = state.get("step", 0) + 1
+        factors = self.factors(t, group)
         if self.decoupled:
-            x *= 1 - lr * group["weight_decay"]
+            x *= factors["shrink"]
         else:
             g = self.decayed(x, g, group["weight_decay"])
         mean = self.slot(state, "exp_avg", g)
         square = self.slot(state, "exp_avg_sq", g)
-        _average(mean, g, beta1, s)
-        _average_square(square, g, beta2, s)
-        # Kingma & Ba's own order (end of section 2): with c = sqrt(1 - β2^t) the last equation is
-        # x - (lr * c / (1 - β1^t)) * m / (sqrt(v) + c * eps), two passes over the arrays fewer.
-        c = math.sqrt(1 - beta2**t)
+        beta1, beta2 = group["betas"]
+        _average(xp, mean, g, beta1, s)
+        _average_square(xp, square, g, beta2, s)
         xp.sqrt(square, out=s)
-        s += c * group["eps"]
+        s += factors["eps"]
         xp.divide(mean, s, out=s)
-        s *= lr * c / (1 - beta1**t)
+        s *= factors["step_size"]
         x -= s
+
+    def factors(self, t: int, group: Group) -> dict[str, Any]:
+        """The numbers of step t, computed in float64, as `Backend.adam_step` takes them.
+
+        Kingma & Ba's own order (end of section 2): with c = sqrt(1 - β2^t) the last equation is
+        x - (lr * c / (1 - β1^t)) * m / (sqrt(v) + c * eps), two passes over the arrays fewer.
+        """
+        lr, decay, (beta1, beta2) = float(group["lr"]), group["weight_decay"], group["betas"]
+        c = math.sqrt(1 - beta2**t)
+        return {
+            "betas": (beta1, beta2),
+            "step_size": lr * c / (1 - beta1**t),
+            "eps": c * group["eps"],
+            "weight_decay": 0 if self.decoupled else decay,
+            "shrink": 1 - lr * decay if self.decoupled else 1,
+        }
+
+    def update_all(self, items: Iterable[Item], group: Group) -> None:
+        """As in `Optimizer`; at once where the backend can, those that are at the same step."""
+        together: dict[Any, list[tuple[Array, Array, Array, Array]]] = {}
+        ours = type(self).update is Adam.update  # and not a subclass's formula
+        for x, g, state in items:
+            backend = backends.of(x)
+            if not (ours and backend.fused_updates and x.dtype == g.dtype):
+                self.update(x, g, state, group)
+                continue
+            t = state["step"] = state.get("step", 0) + 1
+            m, v = self.slot(state, "exp_avg", g), self.slot(state, "exp_avg_sq", g)
+            where = (t, backend.device_of(x), x.dtype)
+            together.setdefault(where, []).append((x, g, m, v))
+        for (t, *_), parameters in together.items():
+            backends.of(parameters[0][0]).adam_step(parameters, **self.factors(t, group))
 
 
 class AdamW(Adam):
@@ -316,10 +348,9 @@ class AdamW(Adam):
 # ---- running averages: average = keep * average + (1 - keep) * new, in place ----
 
 
-def _average(average: Array, g: Array, keep: float, s: Array) -> None:
+def _average(xp: Any, average: Array, g: Array, keep: float, s: Array) -> None:
     # Both forms are exact when g equals the average. Each goes the shorter way, from the average
     # or back from g: with keep = 0 the first would lose a small g beside a large average.
-    xp = namespace(g)
     xp.subtract(g, average, out=s)
     if keep > 0.5:
         s *= 1 - keep
@@ -329,8 +360,8 @@ def _average(average: Array, g: Array, keep: float, s: Array) -> None:
         xp.subtract(g, s, out=average)
 
 
-def _average_square(average: Array, g: Array, keep: float, s: Array) -> None:
-    namespace(g).multiply(g, 1 - keep, out=s)
+def _average_square(xp: Any, average: Array, g: Array, keep: float, s: Array) -> None:
+    xp.multiply(g, 1 - keep, out=s)
     s *= g
     average *= keep
     average += s

@@ -120,13 +120,65 @@ def _gru_step_backward(s: Sizes, put: Put) -> list[Any]:
     return [*(put(a) for a in (s.normal(s.H, s.B), gates, q, h_before)), dgates]
 
 
+def _matmul(s: Sizes, put: Put) -> list[Any]:
+    return [put(s.normal(s.B, 5)), put(s.normal(5, s.H))]
+
+
+def _matmul_of_parts(s: Sizes, put: Put) -> list[Any]:
+    """Parts of wider matrices, one of them transposed."""
+    return [put(s.normal(6, s.B + 2)).T[1:-1, ::2], put(s.normal(3, s.H + 3))[:, 1 : s.H + 1]]
+
+
+def _matmul_of_stacks(s: Sizes, put: Put) -> list[Any]:
+    return [put(s.normal(2, s.B, 3)), put(s.normal(2, 3, s.H))]
+
+
+def _sum_rows(s: Sizes, put: Put) -> list[Any]:
+    return [put(s.normal(s.H, s.B))]
+
+
+def _sum_rows_of_a_part(s: Sizes, put: Put) -> list[Any]:
+    """Transposed, and without its last column."""
+    return [put(s.normal(s.B + 1, s.H)).T[:, :-1]]
+
+
 def _softmax_cross_entropy(s: Sizes, put: Put) -> list[Any]:
     logits, targets = 3 * s.normal(s.B, s.H + 1), s.below(s.H + 1, s.B)
     return [put(logits), put(targets), put(s.rng.random(s.B) < 0.7), 0.25 * (s.H % 2)]
 
 
+def _softmax_cross_entropy_backward(s: Sizes, put: Put) -> list[Any]:
+    softmax, targets, counted = s.normal(s.B, s.H + 1), s.below(s.H + 1, s.B), s.rng.random(s.B)
+    factor = s.normal((1, s.B)[s.H % 2])  # one that all rows share, or one for each
+    rows = [put(a) for a in (softmax, targets, counted < 0.7, factor)]
+    return [*rows, 0.25 * (s.B % 2)]
+
+
+def _several(s: Sizes) -> list[Host]:
+    return [s.normal(s.H, s.B), s.normal(), s.normal(s.B, s.H).T]
+
+
 def _squared_norms(s: Sizes, put: Put) -> list[Any]:
-    return [[put(s.normal(s.H, s.B)), put(s.normal()), put(s.normal(s.B, s.H).T)]]
+    return [[put(a) for a in _several(s)]]
+
+
+def _clip_factor(s: Sizes, put: Put) -> list[Any]:
+    return [[put(a) for a in _several(s)], (1.0, 1e9, math.inf)[s.H % 3]]
+
+
+def _scale_all(s: Sizes, put: Put) -> list[Any]:
+    return [[put(a) for a in _several(s)], put(np.float64((1, 0.3)[s.H % 2]))]
+
+
+def _adam_step(s: Sizes, put: Put) -> list[Any]:
+    parameters = []
+    for shape in ((s.H, s.B), (), (s.B,)):
+        x, g, m, v = (s.normal(*shape) for _ in range(4))
+        parameters.append(tuple(put(a) for a in (x, g, m, np.abs(v))))
+    return [parameters]
+
+
+ADAM = {"betas": (0.9, 0.99), "step_size": 0.1, "eps": 1e-3, "weight_decay": 0.1, "shrink": 0.9}
 
 
 KERNELS: dict[str, list[Callable[[Sizes, Put], list[Any]]]] = {
@@ -139,9 +191,16 @@ KERNELS: dict[str, list[Callable[[Sizes, Put], list[Any]]]] = {
     "lstm_step_backward": [_lstm_step_backward],
     "gru_step": [_gru_step],
     "gru_step_backward": [_gru_step_backward],
+    "matmul": [_matmul, _matmul_of_parts, _matmul_of_stacks],
+    "sum_rows": [_sum_rows, _sum_rows_of_a_part],
     "softmax_cross_entropy": [_softmax_cross_entropy],
+    "softmax_cross_entropy_backward": [_softmax_cross_entropy_backward],
     "squared_norms": [_squared_norms],
+    "clip_factor": [_clip_factor],
+    "scale_all": [_scale_all],
+    "adam_step": [_adam_step],
 }
+OPTIONS: dict[str, dict[str, Any]] = {"adam_step": ADAM}  # what a kernel takes by name
 
 
 # ---- the check ----
@@ -277,7 +336,7 @@ def _compare(
         (PLAIN, lambda a: np.array(a)),
     ):
         arguments = make(Sizes(*sizes), put)
-        returned = getattr(there, name)(*arguments)
+        returned = getattr(there, name)(*arguments, **OPTIONS.get(name, {}))
         kinds_of_array = (there.array_type, np.generic)  # NumPy gives 0-d results as scalars
         arrays = [a for a in _flat([arguments, returned]) if isinstance(a, kinds_of_array)]
         results.append([there.to_host(a) for a in arrays])

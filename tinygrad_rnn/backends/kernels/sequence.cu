@@ -1,0 +1,370 @@
+// A recurrent layer over a whole window in one launch: the weights stay on the chip.
+//
+// Step by step, cuBLAS would read W_hh from the cache again and again, and every step would cost
+// two launches. Here each block keeps its part of W_hh in registers for the whole window, and what
+// the blocks have to tell each other, h_t on the way forward and dh_t on the way back, goes through
+// the L2 cache (Diamos et al. 2016, "Persistent RNNs").
+//
+//   Who does what. A block owns UNITS hidden units (and so ROWS = GATES * UNITS rows of W_hh) and a
+//   slice of `slice_rows` rows of the batch. `parts` blocks side by side cover all units of a slice
+//   and wait for each other after every step; different slices never meet.
+//
+//   Forward.  pre[b][row] = sum_k W[row][k] h[b][k]. The eight warps split k, KW columns each, and
+//   their sums meet in shared memory; then one thread per cell computes its gates and its state.
+//
+//   Backward. dh[b][k] = sum_row slope[b][row] W[row][k]. A block has only its own rows: its warps
+//   split the columns k, it sends its part of the sum for *all* units, and everyone adds up what
+//   has been sent for its own units, in the order of the parts: the result is always the same.
+//
+// The same kernel does one step per launch (t_from + 1 == t_to): then nobody waits inside, and any
+// number of blocks may run.
+//
+// Macros: CELL (cells.cuh), UNITS, KW, CELLS (cells per thread), TF32 (products on tensor cores).
+// tests/test_sequence_kernels.py runs this file on a CPU.
+
+#ifndef UNITS
+#define UNITS 16
+#define KW 64
+#define CELLS 1
+#define TF32 0
+#endif
+
+constexpr int THREADS = 256;
+constexpr int WARPS = THREADS / 32;
+constexpr int ROWS = GATES * UNITS;   // of W_hh, in a block
+constexpr int PADDED = WARPS * KW;    // H, rounded up
+constexpr int TILE = PADDED + 4;      // stride of a row of h in shared memory: no bank conflicts
+constexpr int SUMS = ROWS + 8;        // stride of a row of sums
+constexpr int SLOPE_TILE = ROWS + 4;  // stride of a row of slopes
+
+// ---- a product whose left factor stays in the registers of a warp ----
+
+#if TF32
+
+__device__ __forceinline__ real as_operand(real x) { return __uint_as_float(to_tf32(x)); }
+
+// out[b][m] = sum_i weight(m, i) in[b][i] for 8 rows b at once, on tensor cores.
+template <int OUT, int IN>
+struct Product {
+    static constexpr int AT_ONCE = 8;
+    unsigned w[OUT / 16][IN / 8][4];
+
+    template <class Weight>
+    __device__ __forceinline__ void load(Weight weight) {
+        int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
+#pragma unroll
+        for (int m = 0; m < OUT / 16; m++)
+#pragma unroll
+            for (int i = 0; i < IN / 8; i++)
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+                    w[m][i][k] = to_tf32(
+                        weight(16 * m + group + 8 * (k % 2), 8 * i + place + 4 * (k / 2)));
+    }
+
+    template <class Store>
+    __device__ __forceinline__ void run(const real* in, int stride, Store store) const {
+        int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
+        float sum[OUT / 16][4] = {};
+#pragma unroll
+        for (int i = 0; i < IN / 8; i++) {
+            unsigned v[2];
+            v[0] = __float_as_uint(in[group * stride + 8 * i + place]);
+            v[1] = __float_as_uint(in[group * stride + 8 * i + place + 4]);
+#pragma unroll
+            for (int m = 0; m < OUT / 16; m++) multiply_add_tf32(sum[m], w[m][i], v);
+        }
+#pragma unroll
+        for (int m = 0; m < OUT / 16; m++)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                store(2 * place + k % 2, 16 * m + group + 8 * (k / 2), sum[m][k]);
+    }
+};
+
+#else
+
+__device__ __forceinline__ real as_operand(real x) { return x; }
+
+// The same for 4 rows b at once, in plain float32. Lanes form 8 groups, which split the outputs,
+// times 4 places, which split the inputs: so each number read from shared memory meets OUT / 8
+// weights, and in the end lane and lane exchange halves until each place has the sums of one row.
+template <int OUT, int IN>
+struct Product {
+    static constexpr int AT_ONCE = 4;
+    static constexpr int MINE = OUT / 8;
+    real w[MINE][IN / 4];
+
+    template <class Weight>
+    __device__ __forceinline__ void load(Weight weight) {
+        int group = threadIdx.x % 8, place = threadIdx.x % 32 / 8;
+#pragma unroll
+        for (int m = 0; m < MINE; m++)
+#pragma unroll
+            for (int i = 0; i < IN / 4; i++)
+                w[m][i] = weight(8 * m + group, 16 * (i / 4) + 4 * place + i % 4);
+    }
+
+    template <class Store>
+    __device__ __forceinline__ void run(const real* in, int stride, Store store) const {
+        int group = threadIdx.x % 8, place = threadIdx.x % 32 / 8;
+        real sum[4][MINE] = {};
+#pragma unroll
+        for (int i = 0; i < IN / 16; i++) {
+#pragma unroll
+            for (int b = 0; b < 4; b++) {
+                float4 v = *reinterpret_cast<const float4*>(in + b * stride + 16 * i + 4 * place);
+#pragma unroll
+                for (int m = 0; m < MINE; m++) {
+                    sum[b][m] += w[m][4 * i] * v.x;
+                    sum[b][m] += w[m][4 * i + 1] * v.y;
+                    sum[b][m] += w[m][4 * i + 2] * v.z;
+                    sum[b][m] += w[m][4 * i + 3] * v.w;
+                }
+            }
+        }
+        bool upper = place & 2, odd = place & 1;
+#pragma unroll
+        for (int m = 0; m < MINE; m++) {
+            real pair[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                real other = __shfl_xor_sync(~0u, upper ? sum[k][m] : sum[k + 2][m], 16);
+                pair[k] = (upper ? sum[k + 2][m] : sum[k][m]) + other;
+            }
+            real other = __shfl_xor_sync(~0u, odd ? pair[0] : pair[1], 8);
+            store(place, 8 * m + group, (odd ? pair[1] : pair[0]) + other);
+        }
+    }
+};
+
+#endif
+
+// Which cell is the n-th of this thread, and whether there is one.
+struct Cell {
+    int local_b, local_unit, b, unit;
+    bool mine, real_one;  // in this block; and inside the batch and the layer
+
+    __device__ __forceinline__ Cell(int n, int b_first, int unit_first, int slice_rows, int B, int H) {
+        int place = n * THREADS + threadIdx.x;
+        local_b = place / UNITS, local_unit = place % UNITS;
+        b = b_first + local_b, unit = unit_first + local_unit;
+        mine = local_b < slice_rows;
+        real_one = mine && b < B && unit < H;
+    }
+};
+
+// ---- forward ----
+
+// gates (T, B, GATES H): W_ih x_t, overwritten with the activated gates. h, c (T+1, B, H): slot
+// t_from is given, the following ones are written. q (T, B, H) is the GRU's only. Biases, c, q and
+// `ended` (T, B) may be null. `counters`: one per slice, 0 at the start.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_forward(
+    real* gates, const real* w_hh, const real* b_ih, const real* b_hh, real* h, real* c, real* q,
+    const bool* ended, unsigned* counters, int t_from, int t_to, int b_start, int B, int H,
+    int parts, int slice_rows, int relu) {
+    int part = blockIdx.x % parts, slice = blockIdx.x / parts, warp = threadIdx.x / 32;
+    int unit_first = part * UNITS, b_first = b_start + slice * slice_rows;
+    SHARED_MEMORY(real, shared);
+    real* tile = shared;                       // (slice_rows, TILE): h_t
+    real* sums = shared + slice_rows * TILE;   // (WARPS, slice_rows, SUMS)
+
+    Product<ROWS, KW> product;
+    product.load([=](int row, int k) {
+        int unit = unit_first + row % UNITS, column = warp * KW + k;
+        if (unit >= H || column >= H) return real(0);
+        return w_hh[(size_t(row / UNITS) * H + unit) * H + column];
+    });
+    for (int i = threadIdx.x; i < slice_rows * TILE; i += THREADS) tile[i] = real(0);
+
+    State state[CELLS];
+    for (int n = 0; n < CELLS; n++) {
+        Cell cell(n, b_first, unit_first, slice_rows, B, H);
+        size_t at = (size_t(t_from) * B + cell.b) * H + cell.unit;
+        state[n].h = cell.real_one ? h[at] : real(0);
+        state[n].c = cell.real_one && c ? c[at] : real(0);
+    }
+
+    for (int t = t_from; t < t_to; t++) {
+        real z[CELLS][GATES];  // read before waiting: nobody has to be waited for
+#pragma unroll
+        for (int n = 0; n < CELLS; n++) {
+            Cell cell(n, b_first, unit_first, slice_rows, B, H);
+            const real* at = gates + (size_t(t) * B + cell.b) * GATES * H + cell.unit;
+#pragma unroll
+            for (int k = 0; k < GATES; k++) z[n][k] = cell.real_one ? at[k * H] : real(0);
+        }
+        if (t > t_from && threadIdx.x == 0) wait_until(counters + slice, parts * (t - t_from));
+        __syncthreads();
+
+        // h_t of the slice, all units. Rows of the last slice may lie outside the batch: they stay 0.
+        const real* h_t = h + (size_t(t) * B + b_first) * H;
+        int rows = min(slice_rows, B - b_first);
+        if (H % 4 == 0) {
+#pragma unroll 4
+            for (int i = threadIdx.x; i < rows * H / 4; i += THREADS) {
+                int b = 4 * i / H, k = 4 * i % H;
+                float4 v = load_shared_by_blocks(reinterpret_cast<const float4*>(h_t) + i);
+                real* to = tile + b * TILE + k;
+                to[0] = as_operand(v.x), to[1] = as_operand(v.y);
+                to[2] = as_operand(v.z), to[3] = as_operand(v.w);
+            }
+        } else {
+            for (int i = threadIdx.x; i < rows * H; i += THREADS)
+                tile[i / H * TILE + i % H] = as_operand(load_shared_by_blocks(h_t + i));
+        }
+        __syncthreads();
+
+        for (int b = 0; b < slice_rows; b += product.AT_ONCE)
+            product.run(tile + b * TILE + warp * KW, TILE, [=](int row, int out, real sum) {
+                sums[(warp * slice_rows + b + row) * SUMS + out] = sum;
+            });
+        __syncthreads();
+
+#pragma unroll
+        for (int n = 0; n < CELLS; n++) {
+            Cell cell(n, b_first, unit_first, slice_rows, B, H);
+            if (!cell.real_one) continue;
+            real u[GATES], pre_q = real(0);
+#pragma unroll
+            for (int k = 0; k < GATES; k++) {
+                const real* sum = sums + cell.local_b * SUMS + k * UNITS + cell.local_unit;
+                u[k] = b_hh ? b_hh[k * H + cell.unit] : real(0);
+                if (b_ih) z[n][k] += b_ih[k * H + cell.unit];
+#pragma unroll
+                for (int w = 0; w < WARPS; w++) u[k] += sum[w * slice_rows * SUMS];
+            }
+            State now = cell_forward(z[n], u, state[n], &pre_q, relu);
+            if (!(ended && ended[size_t(t) * B + cell.b])) state[n] = now;
+            size_t row = size_t(t) * B + cell.b, after = (row + B) * H + cell.unit;
+#pragma unroll
+            for (int k = 0; k < GATES; k++) gates[(row * GATES + k) * H + cell.unit] = z[n][k];
+            h[after] = state[n].h;
+            if (c) c[after] = state[n].c;
+            if (q) q[row * H + cell.unit] = pre_q;
+        }
+        if (t + 1 < t_to) {
+            __syncthreads();
+            if (threadIdx.x == 0) arrive(counters + slice);
+        }
+    }
+}
+
+// ---- backward ----
+
+// From t_from - 1 down to t_to. dh, dc (T+1, B, H): what reaches each state from outside. Writes
+// slopes (T, B, SLOPES H). `carry` (2, B, H) holds what goes from step to step by no weight, of h
+// and of c, between launches; with `finish`, in the end, the gradient of the first state.
+// `exchange` (2, slices, parts, slice_rows, PADDED): twice, so that nobody overwrites what others
+// still read. The step after the last has sent nothing.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
+    const real* gates, const real* w_hh, const real* h, const real* c, const real* q,
+    const bool* ended, const real* dh, const real* dc, real* slopes, real* exchange, real* carry,
+    unsigned* counters, int t_from, int t_to, int T, int finish, int b_start, int B, int H,
+    int parts, int slice_rows, int relu) {
+    int part = blockIdx.x % parts, slice = blockIdx.x / parts, warp = threadIdx.x / 32;
+    int slices = gridDim.x / parts;
+    int unit_first = part * UNITS, b_first = b_start + slice * slice_rows;
+    SHARED_MEMORY(real, tile);  // (slice_rows, SLOPE_TILE): slopes of this block
+
+    Product<KW, ROWS> product;
+    product.load([=](int k, int row) {
+        int unit = unit_first + row % UNITS, column = warp * KW + k;
+        if (unit >= H || column >= H) return real(0);
+        return w_hh[(size_t(row / UNITS) * H + unit) * H + column];
+    });
+
+    State by[CELLS];  // the gradient on its way from step to step, past the weights
+    for (int n = 0; n < CELLS; n++) {
+        Cell cell(n, b_first, unit_first, slice_rows, B, H);
+        size_t at = size_t(cell.b) * H + cell.unit;
+        bool given = cell.real_one && t_from < T;
+        by[n].h = given ? carry[at] : real(0);
+        by[n].c = given ? carry[size_t(B) * H + at] : real(0);
+    }
+
+    // One more turn than there are steps: the last, with t = t_to - 1, only receives.
+    for (int t = t_from - 1; t >= t_to - (finish ? 1 : 0); t--) {
+        real z[CELLS][GATES], pre_q[CELLS];  // read before waiting
+        State d[CELLS], old[CELLS], now[CELLS];
+        bool step = t >= t_to;
+#pragma unroll
+        for (int n = 0; n < CELLS; n++) {
+            Cell cell(n, b_first, unit_first, slice_rows, B, H);
+            size_t row = size_t(t) * B + cell.b, before = row * H + cell.unit;  // wraps for t = -1
+            size_t after = before + size_t(B) * H;
+            bool there = cell.real_one, both = cell.real_one && step;
+            d[n].h = there ? dh[after] + by[n].h : real(0);
+            d[n].c = there && c ? dc[after] + by[n].c : real(0);
+            now[n].h = both ? h[after] : real(0);
+            now[n].c = both && c ? c[after] : real(0);
+            old[n].h = both ? h[before] : real(0);
+            old[n].c = both && c ? c[before] : real(0);
+            pre_q[n] = both && q ? q[before] : real(0);
+#pragma unroll
+            for (int k = 0; k < GATES; k++)
+                z[n][k] = both ? gates[(row * GATES + k) * H + cell.unit] : real(0);
+        }
+        if (t < T - 1) {
+            if (t < t_from - 1) {
+                if (threadIdx.x == 0) wait_until(counters + slice, parts * (t_from - 1 - t));
+                __syncthreads();
+            }
+#pragma unroll
+            for (int n = 0; n < CELLS; n++) {
+                Cell cell(n, b_first, unit_first, slice_rows, B, H);
+                if (!cell.real_one) continue;
+                size_t block = (size_t((t + 1) & 1) * slices + slice) * parts;
+                const real* sent = exchange + (block * slice_rows + cell.local_b) * PADDED + cell.unit;
+                real sum = real(0);
+#pragma unroll 8
+                for (int p = 0; p < parts; p++)
+                    sum += load_shared_by_blocks(sent + size_t(p) * slice_rows * PADDED);
+                d[n].h += sum;
+            }
+        }
+        if (!step) {
+#pragma unroll
+            for (int n = 0; n < CELLS; n++) by[n] = d[n];
+            break;
+        }
+
+#pragma unroll
+        for (int n = 0; n < CELLS; n++) {
+            Cell cell(n, b_first, unit_first, slice_rows, B, H);
+            if (!cell.mine) continue;
+            real slope[SLOPES];
+            by[n] = cell_backward(d[n], z[n], pre_q[n], old[n], now[n], slope, relu);
+            bool over = !cell.real_one || (ended && ended[size_t(t) * B + cell.b]);
+            if (over) by[n] = d[n];
+            size_t row = size_t(t) * B + cell.b;
+#pragma unroll
+            for (int k = 0; k < SLOPES; k++) {
+                if (over) slope[k] = real(0);
+                if (cell.real_one) slopes[(row * SLOPES + k) * H + cell.unit] = slope[k];
+                if (k >= MET_STATE)
+                    tile[cell.local_b * SLOPE_TILE + (k - MET_STATE) * UNITS + cell.local_unit] =
+                        as_operand(slope[k]);
+            }
+        }
+        __syncthreads();
+
+        size_t block = (size_t(t & 1) * slices + slice) * parts + part;
+        real* to = exchange + block * slice_rows * PADDED + warp * KW;
+        for (int b = 0; b < slice_rows; b += product.AT_ONCE)
+            product.run(tile + b * SLOPE_TILE, SLOPE_TILE, [=](int row, int k, real sum) {
+                to[(b + row) * PADDED + k] = sum;
+            });
+        __syncthreads();
+        if (threadIdx.x == 0) arrive(counters + slice);
+    }
+
+    for (int n = 0; n < CELLS; n++) {
+        Cell cell(n, b_first, unit_first, slice_rows, B, H);
+        size_t at = size_t(cell.b) * H + cell.unit;
+        if (cell.real_one) {
+            carry[at] = by[n].h;
+            carry[size_t(B) * H + at] = by[n].c;
+        }
+    }
+}

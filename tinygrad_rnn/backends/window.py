@@ -1,0 +1,346 @@
+"""A recurrent layer's time loop as a GPU does it: three ways, all of them the shared loop's equal.
+
+The loops in `ops/lstm.py` and its neighbours hand each step to the array library, five calls a
+step. A GPU is done with such a step before Python has asked for the next, so here the whole window
+is one thing a backend may do in its own way:
+
+    "fused"       per step one matrix product (cuBLAS) and one pointwise kernel      steps.cu
+    "step"        per step one launch of a kernel that does both                     sequence.cu
+    "persistent"  one launch for all steps; the weights stay on the chip             sequence.cu
+
+This file plans: which variant, how many blocks, which buffers, in which order. It never touches
+CuPy. What it needs of a GPU is the `Device` below, and the tests give it one that runs the very
+same kernels on a CPU (`tests/test_sequence_kernels.py`).
+
+Arrays are row-major here, (T, B, ...): gates (T, B, G) with G = GATES * H rows of W_hh, gradients
+of pre-activations (T, B, SLOPES * H); the GRU has four of them for three gates (`ops/gru.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tinygrad_rnn.backends.base import Array, Namespace
+from tinygrad_rnn.backends.kernels import GATES, REAL, SEQUENCE, Variant, find
+from tinygrad_rnn.errors import DataError
+
+WARPS, THREADS = 8, 256  # of a block, as in sequence.cu
+WAYS = ("fused", "step", "persistent")
+# "auto" takes the persistent kernel where the batch needs at most this many launches of it, one
+# after the other; beyond that cuBLAS is quicker.
+MOST_LAUNCHES = 2
+
+
+class Device(Protocol):
+    """What a window needs of the GPU it runs on."""
+
+    xp: Namespace
+    processors: int  # blocks that certainly run at the same time, one on each
+    shared_memory: int  # bytes a block may have
+
+    @property
+    def tf32(self) -> bool:
+        """Whether float32 products may be rounded to TF32."""
+
+    def arguments(self, *values: Any) -> tuple[Any, ...]:
+        """Arrays, ints and None (a null pointer) as a launch takes them."""
+
+    def launcher(
+        self, variant: Variant, name: str, blocks: int, shared: int
+    ) -> Callable[[tuple[Any, ...]], None]:
+        """What starts a kernel, with `blocks` blocks of THREADS threads, on `arguments`."""
+
+    def multiplier(
+        self, a: Array, b: Array, out: Array, *, add: bool, transposed: bool
+    ) -> Callable[[int], None]:
+        """What computes ``out[t] = a[t] @ b`` for a t: (T, B, K), (K, N), and (T, B, N) or (B, N).
+
+        With `transposed` ``a[t] @ b.T``; with `add` it is added to `out`. Rows of `a` and of `out`
+        may be parts of longer rows.
+        """
+
+
+class Window:
+    """One layer and direction over one window; `run` and `run_backward` are the three ways."""
+
+    def __init__(self, device: Device, cell: str, relu: bool) -> None:
+        self.device, self.cell, self.relu = device, cell, int(relu)
+        self.gates = GATES[cell]
+        self.slopes = 4 if cell == "gru" else self.gates
+
+    def forward(
+        self,
+        gates: Array,
+        w_hh: Array,
+        b_ih: Array | None,
+        b_hh: Array | None,
+        states: Array,
+        ended: Array | None,
+    ) -> Array | None:
+        """Fill in `states` (S, T+1, B, H), of which [:, 0] is given.
+
+        `gates` (T, B, G) holds W_ih x_t and is overwritten with the activated gates. `ended` (T, B)
+        is True where a row is over and its state stays. Returns the GRU's q (T, B, H), else None.
+        """
+        T, B = gates.shape[:2]
+        H = w_hh.shape[1]
+        xp = self.device.xp
+        q = xp.empty((T, B, H), dtype=gates.dtype) if self.cell == "gru" else None
+        h, c = states[0], states[1] if self.cell == "lstm" else None
+        given = (self._whole(a) for a in (w_hh, b_ih, b_hh))
+        self.run((gates, *given, h, c, q, self._whole(ended)), T, B, H)
+        return q
+
+    def backward(
+        self,
+        g: Array,
+        gates: Array,
+        w_hh: Array,
+        states: Array,
+        q: Array | None,
+        ended: Array | None,
+    ) -> tuple[Array, Array]:
+        """From g, the gradient of all states, back to slopes and to the first states.
+
+        Returns the gradients of the pre-activations (T, B, SLOPES * H), and of the first states
+        (S, B, H).
+        """
+        T, B = gates.shape[:2]
+        H, xp = w_hh.shape[1], self.device.xp
+        g, w_hh, ended = self._whole(g), self._whole(w_hh), self._whole(ended)
+        slopes = xp.empty((T, B, self.slopes * H), dtype=gates.dtype)
+        carry = xp.empty((2, B, H), dtype=gates.dtype)
+        lstm = self.cell == "lstm"
+        given = (
+            gates,
+            states[0],
+            states[1] if lstm else None,
+            q,
+            ended,
+            g[0],
+            g[1] if lstm else None,
+        )
+        self.run_backward(given, w_hh, slopes, carry, T, B, H)
+        return slopes, carry[: len(states)]
+
+    def _whole(self, array: Array | None) -> Array | None:
+        """For a kernel, which takes no strides: in C order."""
+        return None if array is None else self.device.xp.ascontiguousarray(array)
+
+    def run(self, arrays: tuple[Any, ...], T: int, B: int, H: int) -> None:
+        """All steps, first to last."""
+        raise NotImplementedError
+
+    def run_backward(
+        self,
+        given: tuple[Any, ...],
+        w_hh: Array,
+        slopes: Array,
+        carry: Array,
+        T: int,
+        B: int,
+        H: int,
+    ) -> None:
+        """All steps, last to first."""
+        raise NotImplementedError
+
+
+class FusedWindow(Window):
+    """Two launches a step: the product W_hh h in cuBLAS, and the rest of the step."""
+
+    def _launcher(self, name: str, dtype: Any, B: int, H: int) -> Callable[..., None]:
+        variant = find("steps", CELL=self.gates, REAL=REAL[str(dtype)])
+        return self.device.launcher(variant, name, -(-B * H // THREADS), 0)
+
+    def run(self, arrays: tuple[Any, ...], T: int, B: int, H: int) -> None:
+        gates, w_hh, b_ih, b_hh, h, c, q, ended = arrays
+        device, gru = self.device, self.cell == "gru"
+        # r multiplies U_n h in a GRU, so that product stays by itself; else it is added in place.
+        recurrent = device.xp.empty((B, 3 * H), dtype=gates.dtype) if gru else None
+        out = gates if recurrent is None else recurrent
+        multiply = device.multiplier(h, w_hh, out, add=not gru, transposed=True)
+        start = self._launcher("step_forward", gates.dtype, B, H)
+        fixed = device.arguments(gates, recurrent, b_ih, b_hh, h, c, q, ended)
+        sizes = device.arguments(B, H, self.relu)
+        for t in range(T):
+            multiply(t)
+            start((*fixed, *device.arguments(t), *sizes))
+
+    def run_backward(
+        self,
+        given: tuple[Any, ...],
+        w_hh: Array,
+        slopes: Array,
+        carry: Array,
+        T: int,
+        B: int,
+        H: int,
+    ) -> None:
+        device = self.device
+        carry[...] = 0
+        received = device.xp.empty((B, H), dtype=slopes.dtype)
+        met_state = slopes[..., H:] if self.cell == "gru" else slopes  # r, z, q of n, r, z, q
+        multiply = device.multiplier(met_state, w_hh, received, add=False, transposed=False)
+        start = self._launcher("step_backward", slopes.dtype, B, H)
+        fixed = device.arguments(*given, None, carry, slopes)
+        sizes = device.arguments(B, H, self.relu)
+        for t in range(T - 1, -1, -1):
+            start((*fixed, *device.arguments(t), *sizes))
+            multiply(t)
+            fixed = device.arguments(*given, received, carry, slopes) if t == T - 1 else fixed
+        start((*fixed, *device.arguments(-1), *sizes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is spread over the chip; see sequence.cu."""
+
+    variant: Variant
+    parts: int  # blocks side by side, for all units of a slice
+    slice_rows: int  # rows of the batch in a slice
+    slices: int  # in one launch
+    launches: int  # one after the other, until all rows have had their turn
+    shared_forward: int  # bytes
+    shared_backward: int
+    padded: int  # H, rounded up to what the variant has code for
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in a launch; they all run at the same time."""
+        return self.parts * self.slices
+
+
+def plan(cell: str, B: int, H: int, device: Device) -> Plan | None:
+    """The best plan for a layer, or None where there is no code for so many units.
+
+    The narrowest slices that the chip has room for: the more blocks work, the sooner a step is
+    done.
+    """
+    for units, columns, cells in SEQUENCE[cell]:
+        kw = next((k for k in columns if WARPS * k >= H), None)
+        if kw is None:
+            continue
+        parts, found = -(-H // units), None
+        for slice_rows in (8, 16, 32):
+            n = -(-units * slice_rows // THREADS)
+            room = device.processors // parts
+            if n not in cells or room == 0:
+                continue
+            slices = min(room, -(-B // slice_rows))
+            made = layout(cell, units, kw, n, parts, slice_rows, slices, B, tf32=device.tf32)
+            if made.shared_forward > device.shared_memory:
+                continue
+            found = made
+            if made.launches == 1:
+                break
+        if found is not None:
+            return found
+    return None
+
+
+def layout(
+    cell: str,
+    units: int,
+    kw: int,
+    cells: int,
+    parts: int,
+    slice_rows: int,
+    slices: int,
+    B: int,
+    *,
+    tf32: bool,
+) -> Plan:
+    """The plan with these numbers: `units` of a block, `kw` and `cells` as in sequence.cu."""
+    rows, padded = GATES[cell] * units, WARPS * kw
+    macros = {"CELL": GATES[cell], "UNITS": units, "KW": kw, "CELLS": cells, "TF32": int(tf32)}
+    return Plan(
+        variant=find("sequence", **macros),
+        parts=parts,
+        slice_rows=slice_rows,
+        slices=slices,
+        launches=-(-B // (slices * slice_rows)),
+        shared_forward=4 * slice_rows * (padded + 4 + WARPS * (rows + 8)),
+        shared_backward=4 * slice_rows * (rows + 4),
+        padded=padded,
+    )
+
+
+class KernelWindow(Window):
+    """Steps inside a kernel: all of them in one launch, or one in each."""
+
+    def __init__(
+        self, device: Device, cell: str, relu: bool, plan: Plan, *, persistent: bool
+    ) -> None:
+        super().__init__(device, cell, relu)
+        self.plan, self.persistent = plan, persistent
+
+    def _spans(self, T: int) -> list[tuple[int, int]]:
+        """The steps of each launch, first to last."""
+        return [(0, T)] if self.persistent else [(t, t + 1) for t in range(T)]
+
+    def _batches(self, B: int) -> range:
+        return range(0, B, self.plan.slices * self.plan.slice_rows)
+
+    def run(self, arrays: tuple[Any, ...], T: int, B: int, H: int) -> None:
+        p, device = self.plan, self.device
+        start = device.launcher(p.variant, "sequence_forward", p.blocks, p.shared_forward)
+        arrays = device.arguments(*arrays)
+        for b in self._batches(B):
+            counters = device.arguments(device.xp.zeros(p.slices, dtype="uint32"))
+            sizes = device.arguments(b, B, H, p.parts, p.slice_rows, self.relu)
+            for first, end in self._spans(T):
+                start((*arrays, *counters, *device.arguments(first, end), *sizes))
+
+    def run_backward(
+        self,
+        given: tuple[Any, ...],
+        w_hh: Array,
+        slopes: Array,
+        carry: Array,
+        T: int,
+        B: int,
+        H: int,
+    ) -> None:
+        p, device, xp = self.plan, self.device, self.device.xp
+        gates, *rest = given
+        exchange = xp.empty((2, p.slices, p.parts, p.slice_rows, p.padded), dtype=slopes.dtype)
+        arrays = device.arguments(gates, w_hh, *rest, slopes, exchange, carry)
+        start = device.launcher(p.variant, "sequence_backward", p.blocks, p.shared_backward)
+        # From `end` - 1 down to `first`. Where each launch does one step, one more launch gathers
+        # what the first step has sent.
+        spans = [(end, first, int(self.persistent)) for first, end in self._spans(T)[::-1]]
+        spans += [] if self.persistent else [(0, 0, 1)]
+        for b in self._batches(B):
+            counters = device.arguments(xp.zeros(p.slices, dtype="uint32"))
+            sizes = device.arguments(b, B, H, p.parts, p.slice_rows, self.relu)
+            for end, first, finish in spans:
+                start((*arrays, *counters, *device.arguments(end, first, T, finish), *sizes))
+
+
+def choose(
+    device: Device, cell: str, way: str, dtype: Any, B: int, H: int, *, relu: bool = False
+) -> Window | None:
+    """The window for a layer of this size; None where only the shared loop can do it.
+
+    Raises DataError where a way was asked for by name and is not to be had.
+    """
+    if str(dtype) not in REAL:
+        if way not in ("auto", "fused"):
+            raise _impossible(way, f"there are kernels for float32 and float64, not for {dtype}")
+        return None
+    if way == "fused":
+        return FusedWindow(device, cell, relu)
+    made = plan(cell, B, H, device) if str(dtype) == "float32" else None
+    if way == "auto":
+        if made is None or made.launches > MOST_LAUNCHES:
+            return FusedWindow(device, cell, relu)
+        return KernelWindow(device, cell, relu, made, persistent=True)
+    if made is None:
+        raise _impossible(way, f"it has no code for {H} hidden units in {dtype} on this GPU")
+    return KernelWindow(device, cell, relu, made, persistent=way == "persistent")
+
+
+def _impossible(way: str, reason: str) -> DataError:
+    return DataError(f"impl={way!r} is not possible here: {reason}; use impl='auto'")

@@ -1,0 +1,84 @@
+"""A recurrent op where the backend does the whole time loop in its own way (`backends/window.py`).
+
+Around the loop nothing is new: the inputs are projected before it and the gradients of the weights
+come after it, as in `ops/sequence.py`, but on row-major arrays (T, B, ...), as GPUs like them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinygrad_rnn import backends
+from tinygrad_rnn.backends import namespace
+from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.errors import DataError
+
+IMPLS = ("auto", "ops", "fused", "step", "persistent")  # what a layer's `impl` may be
+
+
+def own_window(
+    cell: str,
+    impl: str,
+    x: Array,
+    ids: Array | None,
+    w_hh: Array,
+    limit: float | None,
+    *,
+    relu: bool = False,
+) -> Any:
+    """The backend's own way to run this window, or None: then the loop in the op's file runs.
+
+    There is none for an empty window, and none with `limit`: a gradient's length is a sum over all
+    units, for which every step would have to wait.
+    """
+    T, B = x.shape[:2] if ids is None else ids.shape
+    H = w_hh.shape[1]
+    if not (T and B and H):
+        return None
+    if limit is not None:
+        if impl in ("step", "persistent"):
+            raise DataError(f"impl={impl!r} does not limit gradients (clip_state_grad); use 'auto'")
+        return None
+    return backends.of(x).window(cell, impl, x, B, H, relu=relu)
+
+
+def run_window(
+    window: Any,
+    x: Array,
+    starts: tuple[Array, ...],
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None,
+    b_hh: Array | None,
+    *,
+    ids: Array | None,
+    ended: Array | None,
+    keep: bool,
+) -> tuple[Array, Any]:
+    """The states (S, T+1, B, H), and the cache of `window_gradients`."""
+    xp, backend = namespace(x), backends.of(x)
+    T, B = x.shape[:2] if ids is None else ids.shape
+    states = xp.empty((len(starts), T + 1, *starts[0].shape), dtype=x.dtype)
+    for state, start in zip(states, starts, strict=True):
+        state[0] = start
+    if ids is None:
+        gates = backend.matmul(x.reshape((T * B, -1)), w_ih.T)
+    else:  # the table is projected once, and each step picks its rows
+        gates = xp.take(backend.matmul(x, w_ih.T), ids.reshape(-1), axis=0)
+    gates = gates.reshape((T, B, -1))
+    q = window.forward(gates, w_hh, b_ih, b_hh, states, ended)
+    return states, (window, x, w_ih, w_hh, states, gates, q) if keep else None
+
+
+def is_window(cache: Any) -> bool:
+    """Whether a cache is one of `run_window`, and not one of the loop in the op's own file."""
+    return hasattr(cache[0], "backward")
+
+
+def window_gradients(g: Array, cache: Any, ended: Array | None) -> tuple[Array, Array]:
+    """The gradients of all pre-activations, feature-major (SLOPES * H, T, B) as a view, and of the
+    first states (S, B, H).
+    """
+    window, _, _, w_hh, states, gates, q = cache
+    slopes, starts = window.backward(g, gates, w_hh, states, q, ended)
+    return slopes.transpose((2, 0, 1)), starts
