@@ -1,0 +1,262 @@
+"""The time loop's CUDA kernels run on a CPU, inside the ops that use them, against the loops there.
+
+`tests/cuda_on_cpu` runs the very text that a GPU would, and `backends/window.py` plans the very
+launches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tests import cuda_on_cpu
+from tinygrad_rnn.backends import window
+from tinygrad_rnn.backends.kernels import GATES, VARIANTS
+from tinygrad_rnn.backends.numpy_backend import NumpyBackend
+from tinygrad_rnn.ops.gru import gru
+from tinygrad_rnn.ops.lstm import lstm
+from tinygrad_rnn.ops.rnn import rnn
+
+pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="no C++ compiler here")
+
+OPS = {"rnn": rnn, "gru": gru, "lstm": lstm}
+KERNEL_WAYS = ["step", "persistent"]
+
+
+@dataclasses.dataclass
+class CpuDevice:
+    """A GPU of `processors` multiprocessors, as `backends/window.py` sees one."""
+
+    processors: int = 132
+    shared_memory: int = 227 * 1024
+    tf32: bool = False
+    seed: int = 0
+    xp = np
+
+    def __post_init__(self):
+        self.launched = []
+
+    def arguments(self, *values):
+        return tuple(np.int32(v) if isinstance(v, int) else v for v in values)
+
+    def launcher(self, variant, name, blocks, shared):
+        assert not variant.cooperative or blocks <= self.processors
+
+        def launch(arguments):
+            self.launched.append((name, blocks))
+            cuda_on_cpu.launch(
+                variant, name, blocks, window.THREADS, arguments,
+                shared_memory=shared, cooperative=variant.cooperative, seed=self.seed,
+            )  # fmt: skip
+
+        return launch
+
+    def multiplier(self, a, b, out, *, add, transposed):
+        b = b.T if transposed else b
+
+        def multiply(t):
+            to = out[t] if out.ndim == 3 else out
+            to[...] = to + a[t] @ b if add else a[t] @ b
+
+        return multiply
+
+
+def inputs(cell, T, B, I, H, dtype, *, seed=0, bias=True):
+    """x, first states, weights, biases: standard normal, weights smaller."""
+    rng = np.random.default_rng(seed)
+    G, starts = GATES[cell] * H, 2 if cell == "lstm" else 1
+    shapes = [(T, B, I), *[(B, H)] * starts, (G, I), (G, H), *[(G,)] * (2 * bias)]
+    arrays = [rng.standard_normal(s) / (1 if len(s) == 3 else 2) for s in shapes]
+    return [(a / np.sqrt(a.shape[-1]) if a.ndim == 2 else a).astype(dtype) for a in arrays]
+
+
+def options(cell, T, B, *, ended=False, seed=0):
+    found = {"nonlinearity": ("tanh", "relu")[seed % 2]} if cell == "rnn" else {}
+    if ended:
+        lengths = np.random.default_rng(seed).integers(1, T + 1, B)
+        found["ended"] = np.arange(T)[:, None] >= lengths
+    return found
+
+
+def run(op, arrays, **kept):
+    """The states, and the gradient of every input for a gradient of ones that differ."""
+    tensors = [tg.tensor(a, requires_grad=True) for a in arrays]
+    padded = [*tensors, *[None] * (len(op.inputs) - len(tensors))]
+    states = op(*padded, **kept)
+    weight = np.random.default_rng(7).standard_normal(states.shape).astype(states.dtype)
+    (states * tg.tensor(weight)).sum().backward()
+    return [states.detach().numpy(), *(t.grad for t in tensors)]
+
+
+def compare(monkeypatch, cell, way, device, arrays, tolerance, **kept):
+    wanted = run(OPS[cell], arrays, **kept)
+
+    def own(self, cell, impl, like, B, H, *, relu):
+        return window.choose(device, cell, impl, like.dtype, B, H, relu=relu)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NumpyBackend, "window", own)
+        found = run(OPS[cell], arrays, impl=way, **kept)
+    names = ["states", *OPS[cell].inputs]
+    for name, a, b in zip(names, found, wanted, strict=False):
+        error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
+        assert error < tolerance, f"{name}: {error}"
+
+
+# ---- every way is the loop's equal ----
+
+# (T, B, I, H): one row and one step; no multiple of anything; several blocks of units and of rows.
+SIZES = [(1, 1, 1, 1), (3, 5, 2, 7), (4, 9, 3, 20), (3, 18, 5, 36)]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cell", OPS)
+def test_the_fused_way_in_both_precisions(monkeypatch, cell, size, ended):
+    T, B, I, H = size
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 2e-5)):
+        arrays = inputs(cell, T, B, I, H, dtype)
+        kept = options(cell, T, B, ended=ended, seed=T)
+        compare(monkeypatch, cell, "fused", CpuDevice(), arrays, tolerance, **kept)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cell", OPS)
+@pytest.mark.parametrize("way", KERNEL_WAYS)
+def test_a_kernel_of_our_own(monkeypatch, way, cell, size, ended):
+    T, B, I, H = size
+    arrays = inputs(cell, T, B, I, H, np.float32)
+    kept = options(cell, T, B, ended=ended, seed=T)
+    compare(monkeypatch, cell, way, CpuDevice(seed=T), arrays, 2e-5, **kept)
+
+
+@pytest.mark.parametrize("cell", OPS)
+@pytest.mark.parametrize("way", KERNEL_WAYS)
+def test_on_tensor_cores(monkeypatch, way, cell):
+    """TF32 has 10 bits of mantissa: the error of a product is near 2^-11."""
+    arrays = inputs(cell, 4, 9, 3, 20, np.float32)
+    device = CpuDevice(tf32=True)
+    compare(monkeypatch, cell, way, device, arrays, 2e-3, **options(cell, 4, 9))
+    with pytest.raises(AssertionError):  # it was TF32 indeed
+        compare(monkeypatch, cell, way, device, arrays, 1e-6, **options(cell, 4, 9))
+
+
+@pytest.mark.parametrize("cell", OPS)
+def test_without_biases(monkeypatch, cell):
+    arrays = inputs(cell, 3, 5, 2, 7, np.float32, bias=False)
+    for way in ("fused", *KERNEL_WAYS):
+        compare(monkeypatch, cell, way, CpuDevice(), arrays, 2e-5, **options(cell, 3, 5))
+
+
+@pytest.mark.parametrize("cell", OPS)
+def test_a_batch_too_large_for_the_chip_takes_turns(monkeypatch, cell):
+    arrays = inputs(cell, 3, 70, 2, 20, np.float32)
+    device = CpuDevice(processors=2)
+    compare(monkeypatch, cell, "persistent", device, arrays, 2e-5, **options(cell, 3, 70))
+    assert max(blocks for _, blocks in device.launched) == 2
+    assert len(device.launched) == 2 * window.plan(cell, 70, 20, device).launches > 2
+
+
+def test_ids_and_a_table(monkeypatch):
+    arrays = inputs("lstm", 4, 9, 6, 20, np.float32)
+    arrays[0] = arrays[0][:, 0].repeat(2, 0)[:7]  # a table (V, I)
+    ids = np.random.default_rng(0).integers(0, 6, (4, 9))
+    for way in ("fused", *KERNEL_WAYS):
+        compare(monkeypatch, "lstm", way, CpuDevice(), arrays, 2e-5, ids=ids)
+
+
+SEQUENCES = [v for v in VARIANTS if v.file == "sequence"]
+
+
+@pytest.mark.parametrize(
+    "variant", SEQUENCES, ids=lambda v: " ".join(f"{n}={x}" for n, x in v.macros)
+)
+def test_every_variant(monkeypatch, variant):
+    """Two blocks of units, and as many rows of the batch as the variant can have, less one."""
+    macros = dict(variant.macros)
+    cell = next(name for name, gates in GATES.items() if gates == macros["CELL"])
+    units, tf32 = macros["UNITS"], bool(macros["TF32"])
+    rows = min(32, macros["CELLS"] * window.THREADS // units)
+    # The layer has units for two blocks only: of the columns that the variant has code for, most
+    # are padding, and the last warps multiply zeros.
+    plan = window.layout(cell, units, macros["KW"], macros["CELLS"], 2, rows, 1, rows, tf32=tf32)
+    assert plan.variant == variant
+    monkeypatch.setattr(window, "plan", lambda *_: plan)
+    arrays = inputs(cell, 2, rows - 1, 2, units + 3, np.float32)
+    tolerance = 2e-3 if tf32 else 2e-5
+    kept = options(cell, 2, rows - 1)
+    compare(monkeypatch, cell, "persistent", CpuDevice(tf32=tf32), arrays, tolerance, **kept)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_columns_of_all_warps(monkeypatch, tf32):
+    """250 units: every warp has columns of W_hh to multiply, and the last of them are padding."""
+    arrays = inputs("lstm", 2, 8, 2, 250, np.float32)
+    tolerance = 2e-3 if tf32 else 2e-5
+    compare(monkeypatch, "lstm", "persistent", CpuDevice(tf32=tf32), arrays, tolerance)
+
+
+def test_the_order_of_threads_does_not_matter(monkeypatch):
+    """For other seeds the blocks and threads take turns in another order: not a bit changes."""
+    arrays = inputs("lstm", 4, 9, 3, 36, np.float32)
+
+    def own(self, cell, impl, like, B, H, *, relu):
+        return window.choose(device, cell, impl, like.dtype, B, H, relu=relu)
+
+    monkeypatch.setattr(NumpyBackend, "window", own)
+    found = []
+    for seed in range(4):
+        device = CpuDevice(seed=seed)
+        found.append(run(lstm, arrays, impl="persistent"))
+    for others in found[1:]:
+        for a, b in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+# ---- what is chosen, and what is refused ----
+
+
+def test_the_automatic_choice():
+    device = CpuDevice()
+
+    def way(dtype, B, H, cell="lstm"):
+        made = window.choose(device, cell, "auto", np.dtype(dtype), B, H)
+        return type(made).__name__ if made is not None else None
+
+    assert way(np.float32, 64, 512) == way(np.float32, 32, 128) == "KernelWindow"
+    assert way(np.float32, 128, 1024) == way(np.float64, 64, 512) == "FusedWindow"
+    assert way(np.float32, 8, 4096) == way(np.float32, 8, 600, "gru") == "FusedWindow"
+    assert way(np.float16, 8, 16) is None
+
+
+def test_a_way_that_is_not_to_be_had_is_refused():
+    device = CpuDevice()
+    with pytest.raises(
+        tg.DataError, match=r"impl='persistent' is not possible here: .*4096 hidden"
+    ):
+        window.choose(device, "lstm", "persistent", np.dtype(np.float32), 8, 4096)
+    with pytest.raises(tg.DataError, match="not for float16"):
+        window.choose(device, "lstm", "step", np.dtype(np.float16), 8, 16)
+    layer = tg.nn.LSTM(3, 4)
+    x = np.zeros((2, 5, 3), np.float32)
+    layer.impl = "persistent"
+    with pytest.raises(tg.DataError, match="which the cpu backend does not have"):
+        layer(x)
+    layer.impl = "quick"
+    with pytest.raises(tg.DataError, match="impl is 'quick', needed one of"):
+        layer(x)
+
+
+def test_plans_fit_the_chip():
+    for cell, B, H in itertools.product(OPS, (1, 7, 64, 200), (1, 100, 512, 1000)):
+        device = CpuDevice()
+        made = window.plan(cell, B, H, device)
+        if made is not None:
+            assert made.blocks <= device.processors
+            assert made.launches * made.slices * made.slice_rows >= B
+            assert made.shared_forward <= device.shared_memory
