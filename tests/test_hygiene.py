@@ -55,6 +55,8 @@ CORE = [
 ]  # fmt: skip
 # The one import that looks up: double backward of a fused op differentiates its specification.
 UPWARDS = {("core.fused", "core.engine")}
+# Imported in a function, when a GPU is first asked for: it imports CuPy.
+LATE = {("backends", "backends.cupy_backend")}
 # The doors of the house: they import everything.
 DOORS = {"", "__main__"}
 
@@ -137,7 +139,7 @@ def test_imports_on_one_floor_go_one_way():
 
 
 def test_imports_inside_functions_are_the_listed_ones():
-    """Hidden imports hide circles. Those left are of extras, and the one that looks up."""
+    """Hidden imports hide circles. Left are those of extras, one that looks up, and a late one."""
     for module in MODULES.keys() - DOORS:
         top = {id(n) for n in tree(module).body}
         for node in ast.walk(tree(module)):
@@ -145,7 +147,7 @@ def test_imports_inside_functions_are_the_listed_ones():
                 target = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
                 if target.startswith(NAME):
                     other = target[len(NAME) + 1 :]
-                    assert (module, other) in UPWARDS, f"{module} imports {other} in a function"
+                    assert (module, other) in UPWARDS | LATE, f"{module}, in a function: {other}"
 
 
 # ---- what importing costs ----

@@ -33,8 +33,8 @@ PACKAGE = "tinygrad_rnn"
 # Not copied: what git ignores, and the tests of the table itself. Those read the sources for the
 # texts to be replaced, and would kill every mutant without running a line of it.
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "venv", "runs", "build", "dist", "*.egg-info", "__pycache__", ".hypothesis",
-    ".*_cache", "htmlcov", "mutation", "test_mutation.py",
+    ".git", ".venv", ".venv-cupy", "venv", "runs", "build", "dist", "*.egg-info",
+    "__pycache__", ".hypothesis", ".*_cache", "htmlcov", "mutation", "test_mutation.py",
 )  # fmt: skip
 
 
