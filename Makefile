@@ -90,8 +90,8 @@ lint: $(VENV)/.stamp-lint  ## check style, types, spelling and the repository it
 bench: $(VENV)/.stamp-bench  ## time a training step against PyTorch
 	$(BIN)/python -m benchmarks.step $(ARGS)
 
-bench-gpu:  ## time training on a GPU, with the packages of GPU_PYTHON
-	$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+bench-gpu:  ## time training on a GPU beside PyTorch, and write benchmarks/results/gpu.md
+	$(GPU_PYTHON) -m benchmarks.gpu --write $(ARGS)
 
 clean:  ## remove the environments, caches and build output; runs/ (what you trained) stays
 	rm -rf $(VENV) $(CUPY) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

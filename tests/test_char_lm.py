@@ -313,3 +313,13 @@ def test_texts_that_are_too_short():
     for content in ("a", "ab", "ab" * 5):
         with pytest.raises(DataError, match="characters"):
             Corpus.of(text(content))
+
+
+def test_writing_leaves_every_module_in_the_mode_it_was_in():
+    corpus = Corpus.of(text())
+    model = Session(small(dropout=0.3, layers=2), corpus).model
+    model.eval()
+    model.recurrent.train()
+    "".join(generate(model, corpus.vocabulary, length=3, rng=0))
+    assert not model.training
+    assert model.recurrent.training

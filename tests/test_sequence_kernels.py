@@ -6,14 +6,17 @@ launches.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
 from tests import cuda_on_cpu
+from tests.cuda_on_cpu.memory import Poisoned
 from tinygrad_rnn.backends import window
 from tinygrad_rnn.backends.kernels import GATES, VARIANTS
 from tinygrad_rnn.backends.numpy_backend import NumpyBackend
@@ -35,22 +38,25 @@ class CpuDevice:
     shared_memory: int = 227 * 1024
     tf32: bool = False
     seed: int = 0
-    xp = np
+    xp = Poisoned()
 
     def __post_init__(self):
         self.launched = []
 
+    def here(self):
+        return contextlib.nullcontext()
+
     def arguments(self, *values):
         return tuple(np.int32(v) if isinstance(v, int) else v for v in values)
 
-    def launcher(self, variant, name, blocks, shared):
-        assert not variant.cooperative or blocks <= self.processors
+    def launcher(self, variant, name, blocks, shared, *, together):
+        assert not together or blocks <= self.processors
 
         def launch(arguments):
             self.launched.append((name, blocks))
             cuda_on_cpu.launch(
                 variant, name, blocks, window.THREADS, arguments,
-                shared_memory=shared, cooperative=variant.cooperative, seed=self.seed,
+                shared_memory=shared, cooperative=together, seed=self.seed,
             )  # fmt: skip
 
         return launch
@@ -82,25 +88,39 @@ def options(cell, T, B, *, ended=False, seed=0):
     return found
 
 
-def run(op, arrays, **kept):
-    """The states, and the gradient of every input for a gradient of ones that differ."""
+def run(op, arrays, through=lambda tensor: tensor, **kept):
+    """The states, and the gradient of every input for a gradient of ones that differ.
+
+    What goes in and what comes out goes `through` a function that changes no number.
+    """
     tensors = [tg.tensor(a, requires_grad=True) for a in arrays]
-    padded = [*tensors, *[None] * (len(op.inputs) - len(tensors))]
-    states = op(*padded, **kept)
+    padded = [*map(through, tensors), *[None] * (len(op.inputs) - len(tensors))]
+    states = through(op(*padded, **kept))
     weight = np.random.default_rng(7).standard_normal(states.shape).astype(states.dtype)
     (states * tg.tensor(weight)).sum().backward()
     return [states.detach().numpy(), *(t.grad for t in tensors)]
 
 
-def compare(monkeypatch, cell, way, device, arrays, tolerance, **kept):
-    wanted = run(OPS[cell], arrays, **kept)
+@contextmanager
+def windows_on(monkeypatch, device):
+    """Within it, the CPU's backend has windows of its own, on `device`."""
 
     def own(self, cell, impl, like, B, H, *, relu):
         return window.choose(device, cell, impl, like.dtype, B, H, relu=relu)
 
     with monkeypatch.context() as patch:
         patch.setattr(NumpyBackend, "window", own)
-        found = run(OPS[cell], arrays, impl=way, **kept)
+        yield
+
+
+def run_on(monkeypatch, device, cell, way, arrays, **kept):
+    with windows_on(monkeypatch, device):
+        return run(OPS[cell], arrays, impl=way, **kept)
+
+
+def compare(monkeypatch, cell, way, device, arrays, tolerance, **kept):
+    wanted = run(OPS[cell], arrays, **kept)
+    found = run_on(monkeypatch, device, cell, way, arrays, **kept)
     names = ["states", *OPS[cell].inputs]
     for name, a, b in zip(names, found, wanted, strict=False):
         error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
@@ -146,6 +166,22 @@ def test_on_tensor_cores(monkeypatch, way, cell):
         compare(monkeypatch, cell, way, device, arrays, 1e-6, **options(cell, 4, 9))
 
 
+@pytest.mark.parametrize("H", [7, 20])
+def test_a_tensor_core_is_given_rounded_numbers(monkeypatch, H):
+    """It ignores what TF32 has no bits for, and 1 + 0.9 * 2^-10 is nearer to 1 + 2^-10 than to 1.
+
+    States, weights and slopes of a linear step, each off by a tenth of 2^-10 and not by nine.
+    """
+    number = np.float32(1 + 0.9 * 2**-10)
+    h0, w_hh = (tg.tensor(np.full((n, H), number), requires_grad=True) for n in (5, H))
+    x, w_ih = (tg.tensor(np.zeros(shape, np.float32)) for shape in ((1, 5, 2), (H, 2)))
+    with windows_on(monkeypatch, CpuDevice(tf32=True)):
+        states = rnn(x, h0, w_ih, w_hh, None, None, nonlinearity="relu", impl="step")
+        (states[0, 1] * float(number)).sum().backward()
+    for found in (states.detach().numpy()[0, 1], h0.grad):
+        np.testing.assert_allclose(found, H * number**2, rtol=0.3 * 2**-10)
+
+
 @pytest.mark.parametrize("cell", OPS)
 def test_without_biases(monkeypatch, cell):
     arrays = inputs(cell, 3, 5, 2, 7, np.float32, bias=False)
@@ -168,6 +204,66 @@ def test_ids_and_a_table(monkeypatch):
     ids = np.random.default_rng(0).integers(0, 6, (4, 9))
     for way in ("fused", *KERNEL_WAYS):
         compare(monkeypatch, "lstm", way, CpuDevice(), arrays, 2e-5, ids=ids)
+
+
+@pytest.mark.parametrize("cell", OPS)
+def test_views_are_made_whole(monkeypatch, cell):
+    """Weights, states and gradients with gaps between their numbers: a kernel knows no strides."""
+
+    def with_gaps(tensor):
+        return tg.stack([tensor, tensor], -1)[..., 0]
+
+    arrays = inputs(cell, 3, 5, 2, 7, np.float32)
+    kept = options(cell, 3, 5, ended=True)
+    kept["ended"] = np.asfortranarray(kept["ended"])
+    for way in ("fused", *KERNEL_WAYS):
+        compare(monkeypatch, cell, way, CpuDevice(), arrays, 2e-5, through=with_gaps, **kept)
+
+
+@pytest.mark.parametrize("cell", OPS)
+def test_a_nan_is_not_lost(monkeypatch, cell):
+    """It spreads over its row and no further; a relu made of a comparison would turn it into 0."""
+    arrays = inputs(cell, 3, 5, 2, 7, np.float32)
+    arrays[0][1, 2] = np.nan
+    for way in ("fused", *KERNEL_WAYS):
+        states, *_ = run_on(
+            monkeypatch, CpuDevice(), cell, way, arrays, **options(cell, 3, 5, seed=1)
+        )
+        lost = np.zeros(states.shape, bool)
+        lost[:, 2:, 2] = True
+        np.testing.assert_array_equal(np.isnan(states), lost)
+
+
+@pytest.mark.parametrize(("T", "B"), [(0, 5), (3, 0)])
+def test_an_empty_window(monkeypatch, T, B):
+    for cell in OPS:
+        arrays = inputs(cell, T, B, 2, 7, np.float32)
+        for way in ("fused", *KERNEL_WAYS):
+            compare(monkeypatch, cell, way, CpuDevice(), arrays, 2e-5, **options(cell, T, B))
+
+
+@pytest.mark.parametrize("cell", OPS)
+def test_a_limit_of_gradients_is_kept_or_refused(monkeypatch, cell):
+    arrays = inputs(cell, 3, 5, 2, 7, np.float32)
+    kept = options(cell, 3, 5) | {"limit": 0.1}
+    for way in ("auto", "fused"):
+        compare(monkeypatch, cell, way, CpuDevice(), arrays, 1e-6, **kept)
+    for way in KERNEL_WAYS:
+        with pytest.raises(tg.DataError, match=f"impl='{way}' .*gradients"):
+            run_on(monkeypatch, CpuDevice(), cell, way, arrays, **kept)
+
+
+@pytest.mark.parametrize("cell", OPS)
+def test_mixed_dtypes_go_through_the_loop_or_are_refused(monkeypatch, cell):
+    """A kernel reads bytes, and asks no array what they mean."""
+    arrays = inputs(cell, 3, 5, 2, 7, np.float32)
+    arrays[-1] = arrays[-1].astype(np.float64)  # a bias
+    kept = options(cell, 3, 5)
+    for way in ("auto", "fused"):
+        compare(monkeypatch, cell, way, CpuDevice(), arrays, 1e-6, **kept)
+    for way in KERNEL_WAYS:
+        with pytest.raises(tg.DataError, match=f"impl='{way}' .*dtype"):
+            run_on(monkeypatch, CpuDevice(), cell, way, arrays, **kept)
 
 
 SEQUENCES = [v for v in VARIANTS if v.file == "sequence"]
@@ -204,15 +300,11 @@ def test_columns_of_all_warps(monkeypatch, tf32):
 def test_the_order_of_threads_does_not_matter(monkeypatch):
     """For other seeds the blocks and threads take turns in another order: not a bit changes."""
     arrays = inputs("lstm", 4, 9, 3, 36, np.float32)
-
-    def own(self, cell, impl, like, B, H, *, relu):
-        return window.choose(device, cell, impl, like.dtype, B, H, relu=relu)
-
-    monkeypatch.setattr(NumpyBackend, "window", own)
+    compare(monkeypatch, "lstm", "persistent", CpuDevice(), arrays, 2e-5)  # and not NaN every time
     found = []
     for seed in range(4):
         device = CpuDevice(seed=seed)
-        found.append(run(lstm, arrays, impl="persistent"))
+        found.append(run_on(monkeypatch, device, "lstm", "persistent", arrays))
     for others in found[1:]:
         for a, b in zip(found[0], others, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -252,9 +344,11 @@ def test_a_way_that_is_not_to_be_had_is_refused():
         layer(x)
 
 
-def test_plans_fit_the_chip():
-    for cell, B, H in itertools.product(OPS, (1, 7, 64, 200), (1, 100, 512, 1000)):
-        device = CpuDevice()
+@pytest.mark.parametrize("room", [227, 99, 48])
+def test_plans_fit_the_chip(room):
+    """Also one with less shared memory: then slices are narrower, or there is no plan."""
+    device = CpuDevice(shared_memory=room * 1024)
+    for cell, B, H in itertools.product(OPS, (1, 7, 64, 200, 600), (1, 100, 512, 1000)):
         made = window.plan(cell, B, H, device)
         if made is not None:
             assert made.blocks <= device.processors

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tests import cuda_on_cpu, domains
+from tests.cuda_on_cpu.memory import Poisoned
 from tinygrad_rnn import backends, optim
 from tinygrad_rnn.backends import cupy_launch, kernels
 from tinygrad_rnn.backends.base import Backend
@@ -29,16 +30,6 @@ pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="no C++ c
 FLOATS = st.sampled_from([np.float32, np.float64])
 SEEDS = st.integers(0, 2**32 - 1)
 REALS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-
-
-class Poisoned:
-    """NumPy, but what `empty` gives holds NaN: whoever reads it before writing is found out."""
-
-    def __getattr__(self, name):
-        return getattr(np, name)
-
-    def empty(self, shape, dtype):
-        return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -7, dtype)
 
 
 class OnCpu(SmallKernels, NumpyBackend):
@@ -186,6 +177,15 @@ def test_scatter_add_takes_every_form_of_index(case, seed, dtype):
     np.testing.assert_array_equal(target, wanted)
 
 
+def test_scatter_add_by_several_numbers_that_count_from_the_end():
+    """-1 is the last of its own axis, not the one before the first."""
+    index = (np.array([0, 1, -1]), np.array([-1, 0, -2]))
+    target, wanted = np.zeros((2, 3)), np.zeros((2, 3))
+    GPU.scatter_add(target, index, np.array([1.0, 2, 4]))
+    np.add.at(wanted, index, [1, 2, 4])
+    np.testing.assert_array_equal(target, wanted)
+
+
 @REALS
 @pytest.mark.parametrize(
     ("count", "size", "width"), [(1, 1, 1), (700, 5, 70), (300, 1000, 33), (513, 513, 1)]
@@ -325,6 +325,15 @@ def test_squares_norm_and_factor(dtype):
     assert GPU.launched == ["sum_squares"] * 2 * 3
     np.testing.assert_array_equal(GPU.squared_norms(arrays), seen[0])
     assert all(not counter.any() for counter in GPU._counters.values())
+
+
+def test_each_stream_counts_for_itself():
+    """Launches of two streams may run at the same time: each counts the blocks that are done."""
+    there = OnCpu()
+    for stream in (0, 1, 0):
+        there.stream = lambda stream=stream: stream
+        np.testing.assert_array_equal(there.squared_norms([np.ones(5000)]), [5000])
+    assert len(there._counters) == 2
 
 
 def test_squares_of_mixed_kinds_and_of_what_is_not_finite():

@@ -199,16 +199,22 @@ def _write(
 ) -> Iterator[str]:
     state: Any = None
     for _ in range(length):
-        training = model.training
-        model.eval()  # around each step: between two characters the model is the caller's
+        # Around each step: between two characters the model is the caller's.
+        training = [module for module in model.modules() if module.training]
+        _set_training(training, False)
         try:
             for start in range(0, len(ids), 1024):  # a prompt may be a book
                 logits, state = model(ids[start : start + 1024, None], state)  # (T, 1, V)
         finally:
-            model.train(training)
+            _set_training(training, True)
         choice = draw(_on_host(logits[-1, 0]), temperature, rng)
         yield vocabulary.symbols[choice]
         ids = np.array([choice])
+
+
+def _set_training(modules: list[Module], mode: bool) -> None:
+    for module in modules:
+        module.training = mode
 
 
 def _on_host(logits: Tensor) -> NDArray[np.float64]:

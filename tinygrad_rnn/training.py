@@ -123,8 +123,8 @@ class Session:
         """
         epoch, window = divmod(self.step, self.windows)
         lr = float(self.optimizer.param_groups[0]["lr"])
-        report = self._train_on(window)
-        loss, norm = float(report.loss) + 0.0, float(report.norm)  # -log 1 is -0.0: lose the sign
+        report, loss = self._train_on(window)
+        loss, norm = loss + 0.0, float(report.norm)  # -log 1 is -0.0: lose the sign
         self.step += 1
         self.schedule.step()
         # An exponential mean of the latest third of the updates, of 25 or so at most.
@@ -143,8 +143,11 @@ class Session:
             float(gradient.scale), gradient.dominant or "", lr, report.tokens, measured,
         )  # fmt: skip
 
-    def _train_on(self, window: int) -> Report:
-        """One update of the weights; with k1 < k2 the steps are those of `TBPTT.run`."""
+    def _train_on(self, window: int) -> tuple[Report, float]:
+        """One update of the weights, and its loss; with k1 < k2 the steps of `TBPTT.run`.
+
+        Each number that is read makes a GPU finish first, so each is read once.
+        """
         k1, k2 = self.tbptt.k1, self.tbptt.k2
         new, end = window * k1, (window + 1) * k1
         start, next_start = max(0, new + k1 - k2), max(0, end + k1 - k2)
@@ -160,12 +163,13 @@ class Session:
                 )
         except NonFiniteError as error:
             raise NonFiniteError(f"step {self.step + 1}: {error}") from error
-        if not math.isfinite(float(report.loss)):
+        loss = float(report.loss)
+        if not math.isfinite(loss):
             raise NonFiniteError(
-                f"step {self.step + 1}: the loss is {float(report.loss)}, with a gradient of norm "
+                f"step {self.step + 1}: the loss is {loss}, with a gradient of norm "
                 f"{float(report.norm):.3g}"
             )
-        return report
+        return report, loss
 
     def _validate(self) -> float:
         with np.errstate(over="ignore", invalid="ignore"):

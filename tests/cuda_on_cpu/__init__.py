@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 MOST_SHARED_MEMORY = 227 * 1024  # bytes of a block, of sm_90
 MOST_BLOCKS, MOST_THREADS = (2**31 - 1, 65535, 65535), (1024, 1024, 64)  # along x, y, z
 # No fused multiply-adds, so that every machine computes the same; casts between pointers as in
-# CUDA; and the longest frame on a fiber's stack (fibers.cpp).
+# CUDA; and the longest frame on a fiber's stack (fibers.hpp).
 FLAGS = (
     *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
     *("-ffp-contract=off", "-fno-strict-aliasing", "-Wno-unknown-pragmas"),
@@ -66,7 +66,11 @@ class Variant(Protocol):
 
 
 class KernelError(AssertionError):
-    """A kernel that does not compile, waits forever, or touches what is not its own."""
+    """A kernel that waits forever, or touches what is not its own."""
+
+
+class CompileError(KernelError):
+    """A kernel that does not compile."""
 
 
 class Argument(ctypes.Structure):
@@ -133,7 +137,7 @@ def _compile(*arguments: str | Path) -> None:
     command = [compiler() or "c++", *FLAGS, *map(str, arguments), f"-I{HERE}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or "-Wframe-larger-than" in done.stderr:
-        raise KernelError(f"{' '.join(command)}\n{done.stderr}")
+        raise CompileError(f"{' '.join(command)}\n{done.stderr}")
 
 
 @cache

@@ -1,16 +1,17 @@
 // The words of CUDA that this project's kernels use, for a plain C++ compiler.
 //
 // A .cu file with this header in front of it is C++17 and runs on a CPU: every CUDA thread is a
-// *fiber*, a function with a stack of its own that gives way where CUDA threads wait for each other.
-// Those places are declared here and live in fibers.cpp: barriers, meetings of a warp (shuffles,
-// tensor core products) and counters on which blocks wait.
+// *fiber*, a function with a stack of its own that gives way where CUDA threads wait for each
+// other. Those places are declared here and live in fibers.cpp: barriers, meetings of a warp
+// (shuffles, tensor core products) and counters on which blocks wait.
 //
-// What runs here is the kernel's text with its indices, barriers and sums, in orders drawn from a
-// seed. What this can NOT show: time; register and occupancy limits; that a kernel compiles for a
-// GPU; the memory model (here every write is seen at once, by everybody: a missing fence, or a plain
-// load where `load_shared_by_blocks` belongs, goes unnoticed); switches between two memory accesses
-// (a fiber runs on until it waits, so `x += 1` by two threads is never torn); contraction to fused
-// multiply-adds, flushed denormals, and the last digits of exp, log and tanh.
+// What runs is the kernel's text with its indices, barriers and sums, in orders drawn from a
+// seed. What this can NOT show: time; register and occupancy limits; that a kernel compiles for
+// a GPU; the memory model (here every write is seen at once, by everybody: a missing fence, or a
+// plain load where `load_shared_by_blocks` belongs, goes unnoticed); switches between two memory
+// accesses (a fiber runs on until it waits, so `x += 1` by two threads is never torn);
+// contraction to fused multiply-adds, flushed denormals, and the last digits of exp, log and
+// tanh.
 #pragma once
 
 #include <cmath>
@@ -108,9 +109,9 @@ inline unsigned to_tf32(float x) {
     return x != x ? 0x7fffffffu : (bits + 0x1000u) & 0xffffe000u;
 }
 
-// c (16, 8) += a (16, 8) b (8, 8); who holds what is written in common.cuh. Products of TF32 numbers
-// are exact in double; a GPU adds them in an order and a width of its own, so that only sums that
-// are exact in float32 agree to the last bit.
+// c (16, 8) += a (16, 8) b (8, 8); who holds what is written in common.cuh. Products of TF32
+// numbers are exact in double; a GPU adds them in an order and a width of its own, so that only
+// sums that are exact in float32 agree to the last bit.
 inline void multiply_add_tf32(float* c, const unsigned* a, const unsigned* b,
                               int line = __builtin_LINE()) {
     on_cpu::Slot mine = {{a[0], a[1], a[2], a[3], b[0], b[1]}};

@@ -77,9 +77,10 @@ void make_ready(Fiber& f) {
     f.block->listed = true;
 }
 
-// The next fiber, or null: of the warp that runs; once in about `odds` times of another warp; and in
-// one of `odds` of those, of another block. (To draw from the whole grid would be ten times slower:
-// a warp's stacks fit into the fastest cache.) Lists are allowed to name what has nothing to run.
+// The next fiber, or null: of the warp that runs; once in about `odds` times of another warp;
+// and in one of `odds` of those, of another block. (To draw from the whole grid would be ten
+// times slower: a warp's stacks fit into the fastest cache.) Lists are allowed to name what has
+// nothing to run.
 Fiber* choose(unsigned odds) {
     Block* block = now->block;
     Warp* warp = now->warp;

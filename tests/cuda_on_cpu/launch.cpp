@@ -1,6 +1,6 @@
 // A launch, from start to end: blocks with their shared memory, stacks for their threads, and after
-// it a look at what went wrong. A kernel's mistake must not take the whole test run down: what would
-// be a crash or an endless loop comes back as a message, too.
+// it a look at what went wrong. A kernel's mistake must not take the whole test run down: what
+// would be a crash or an endless loop comes back as a message, too.
 #include "fibers.hpp"
 
 #include <map>
@@ -16,7 +16,7 @@ namespace {
 
 // Behind a block's shared memory: numbers that nobody may change. As floats they are signalling
 // NaN, so that a kernel that reads one, adds to it and writes it back has changed it, too.
-constexpr size_t GUARD = 1024;  // bytes
+constexpr size_t GUARD = 16 * 1024;  // bytes: a stride that is a little off is many rows off
 unsigned char guard_byte(size_t i) {
     unsigned word = 0xffa50000u | (unsigned(i / 4) * 40503u & 0xffffu);
     return (unsigned char)(word >> 8 * (i % 4));
@@ -138,7 +138,8 @@ constexpr int CAUGHT[] = {SIGSEGV, SIGBUS, SIGFPE, SIGVTALRM};
 
 // While one of these exists, the signals above end the launch instead of the process.
 struct Catcher {
-    std::vector<unsigned char> stack = std::vector<unsigned char>(64 * 1024);  // a fiber's may be full
+    // For the handler: the fiber's own stack may be what is full.
+    std::vector<unsigned char> stack = std::vector<unsigned char>(64 * 1024);
     stack_t stack_before;
     struct sigaction before[4];
 

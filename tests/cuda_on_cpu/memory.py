@@ -35,6 +35,16 @@ def signalling_nans(size: int, itemsize: int) -> np.ndarray:
     return (payloads | np.uint32(0xFFA5 << 16)).view(np.uint8)
 
 
+class Poisoned:
+    """NumPy, but what `empty` gives holds NaN: whoever reads it before writing is found out."""
+
+    def __getattr__(self, name: str):
+        return getattr(np, name)
+
+    def empty(self, shape, dtype) -> np.ndarray:
+        return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -7, dtype)
+
+
 @dataclass
 class Buffer:
     """The bytes from `first` to `end` of NumPy's memory, in `whole`, from `start` on."""

@@ -25,6 +25,8 @@ RESULTS = {
     "cupy.get_default_memory_pool": "cupy.cuda.MemoryPool",
     "cupy.cuda.get_current_stream": "cupy.cuda.Stream",
 }
+# Classes whose attributes are set when an object is made; and an object that is there without one.
+OBJECTS = {"cupy.cuda.Stream": "cupy.cuda.Stream.null"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def look_up(name: str) -> Any:
             if "Failure finding" in str(error):
                 return None
             raise
-        if made and not inspect.isclass(found):
+        if made and path in OBJECTS:
+            found = look_up(OBJECTS[path])
+        elif made and not inspect.isclass(found):
             return None
     return found
 

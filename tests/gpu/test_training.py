@@ -150,3 +150,16 @@ def test_an_id_out_of_range_is_refused_on_the_gpu_too(cp):
         table(cp.array([0, 3]))
     with pytest.raises(IndexError, match="index 3 is out of range"):
         table(np.array([0, 3]))
+
+
+def test_huge_gradients_are_clipped_and_not_wiped_out(cp):
+    """The factor is below the smallest float32 that a GPU does not take for 0."""
+    p = tg.tensor(np.zeros(4, np.float32), device="cuda", requires_grad=True)
+    p.grad = cp.full(4, 1.5e38, cp.float32)
+    nn.utils.clip_grad_norm_([p], 1.0)
+    np.testing.assert_allclose(p.grad.get(), 0.5, rtol=1e-6)
+    layer = nn.RNN(1, 2, rng=0, clip_state_grad=0.5).to("cuda")
+    x = tg.tensor(np.zeros((3, 1, 1), np.float32), device="cuda", requires_grad=True)
+    h = tg.tensor(np.zeros((1, 1, 2), np.float32), device="cuda", requires_grad=True)
+    (layer(x, h)[0][-1] * 1e38).sum().backward()
+    assert 0.1 < float(cp.linalg.norm(h.grad)) <= 0.5001

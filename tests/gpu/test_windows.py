@@ -100,13 +100,14 @@ def test_blocks_that_could_not_meet_are_refused(cp, monkeypatch):
     """One block more than the chip runs at a time would wait forever."""
     from tinygrad_rnn.backends.cupy_kernels import CudaDevice, _resident
 
-    device = CudaDevice()
+    device = CudaDevice(0)
     plan = window.plan("lstm", 64, 512, device)
     room = device.processors * _resident(plan.variant, "sequence_forward", plan.shared_forward)
     assert room >= plan.blocks
-    device.launcher(plan.variant, "sequence_forward", room, plan.shared_forward)
+    launch = (plan.variant, "sequence_forward")
+    device.launcher(*launch, room, plan.shared_forward, together=True)
     with pytest.raises(tg.DeviceError, match="they would wait forever"):
-        device.launcher(plan.variant, "sequence_forward", room + 1, plan.shared_forward)
+        device.launcher(*launch, room + 1, plan.shared_forward, together=True)
 
 
 def test_a_window_on_another_stream(cp):

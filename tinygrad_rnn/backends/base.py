@@ -13,8 +13,10 @@ instance to `tinygrad_rnn.backends.register`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,10 @@ class Backend:
     def read_only(self, array: Array) -> Array:
         """`array` for looking at: where the library can, a view that refuses to be written to."""
         return array
+
+    def on(self, array: Array) -> AbstractContextManager[Any]:
+        """Where new arrays go to the device of `array`."""
+        return contextlib.nullcontext()
 
     def synchronize(self) -> None:
         """Wait until all work handed to the device is done (nothing to do on a CPU)."""
@@ -232,6 +238,18 @@ class Backend:
             spread = log_total - xp.mean(shifted, axis=1)
             loss = (1 - smoothing) * loss + smoothing * spread
         return xp.where(counted, loss, 0), softmax
+
+    def reduce_losses(self, loss: Array, counted: Array, mean: bool) -> tuple[Array, Array]:
+        """The sum of the losses of all rows, or their mean over those that are counted, and how
+        many these are, at least 1: (N,) and (N,) to two 0-d arrays.
+
+        Both stay on the device, where reading them would make it wait. The count has at least
+        float32: 70,000 rows are infinitely many in float16.
+        """
+        xp = self.xp
+        count = xp.maximum(xp.sum(counted), 1).astype(np.promote_types(loss.dtype, np.float32))
+        total = xp.sum(loss, dtype=np.float64)  # in float32 two losses of 2e38 add up to inf
+        return xp.asarray(total / count if mean else total, dtype=loss.dtype), count
 
     def softmax_cross_entropy_backward(
         self, softmax: Array, targets: Array, counted: Array, factor: Array, smoothing: float

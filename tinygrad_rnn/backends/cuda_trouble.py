@@ -15,7 +15,6 @@ fails in a way that is not understood is quoted as CuPy said it, never swallowed
 from __future__ import annotations
 
 import os
-from functools import cache
 from typing import Any
 
 __all__ = ["diagnose"]
@@ -101,11 +100,19 @@ def _older(driver: int, built_for: int) -> str:
     return "update the driver"
 
 
-@cache
+class _Tried:
+    worked = False
+
+
 def _smoke() -> str | None:
-    """What goes wrong when CuPy compiles a kernel and multiplies two matrices. Tried once."""
+    """What goes wrong when CuPy compiles a kernel and multiplies two matrices.
+
+    Once it has worked, it is not tried again; what failed may have been a GPU that was full.
+    """
     import cupy
 
+    if _Tried.worked:
+        return None
     try:
         x = cupy.asarray([[0.0, 1.0], [2.0, 3.0]], dtype=cupy.float32)
         doubled = x + x  # NVRTC compiles a kernel, with CUDA's headers; or finds it in CuPy's cache
@@ -114,6 +121,7 @@ def _smoke() -> str | None:
         return _why(error, cupy.cuda.runtime.runtimeGetVersion() // 1000)
     if product.tolist() != [[8, 12], [24, 44]]:
         return f"the GPU computes wrongly (a 2x2 product gave {product.tolist()}); {SHOW}"
+    _Tried.worked = True
     return None
 
 

@@ -11,6 +11,7 @@ make that one current. Nothing here waits for the device except where its docstr
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable
 from typing import Any
 
@@ -25,6 +26,7 @@ from tinygrad_rnn.backends.cupy_kernels import CudaDevice, kernel
 from tinygrad_rnn.backends.cupy_launch import SmallKernels
 from tinygrad_rnn.backends.settings import cuda_settings
 from tinygrad_rnn.backends.window import choose
+from tinygrad_rnn.errors import DeviceError
 
 
 class CupyBackend(SmallKernels):
@@ -60,7 +62,7 @@ class CupyBackend(SmallKernels):
         return host
 
     def synchronize(self) -> None:
-        cupy.cuda.get_current_stream().synchronize()
+        cupy.cuda.Device().synchronize()
 
     def memory(self, device: str = "") -> dict[str, int]:
         """Bytes of a GPU: in arrays, kept by CuPy's pool for the next ones, free, and in all."""
@@ -94,19 +96,40 @@ class CupyBackend(SmallKernels):
         return int(array.data.ptr)
 
     def stream(self) -> Hashable:
-        return cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr
+        # The thread, too: under per-thread default streams all of them have the same address.
+        here = cupy.cuda.runtime.getDevice(), threading.get_ident()
+        return *here, cupy.cuda.get_current_stream().ptr
 
     # ---- products, and whole windows ----
 
+    @staticmethod
+    def _check_current(array: Array) -> None:
+        """Where kernels are started is where their arrays have to be: on the current GPU.
+
+        CuPy's elementwise kernels check that for themselves; cuBLAS and our kernels would read
+        whatever stands at the same address of another GPU.
+        """
+        current = cupy.cuda.runtime.getDevice()
+        if array.data.device_id != current:
+            raise DeviceError(
+                f"an array is on cuda:{array.data.device_id}, and the current GPU of this thread "
+                f"is cuda:{current}; move it with .to('cuda:{current}'), or compute "
+                f"`with cupy.cuda.Device({array.data.device_id}):`"
+            )
+
     def matmul(self, a: Array, b: Array) -> Array:
+        self._check_current(a)
+        self._check_current(b)
         return cupy_products.matmul(a, b) if cupy_products.takes(a, b) else cupy.matmul(a, b)
 
     def sum_rows(self, x: Array) -> Array:
+        self._check_current(x)
         if x.dtype in cupy_products.DTYPES and x.size:
             return cupy_products.sum_rows(x)
         return cupy.sum(x, axis=1)
 
     def window(self, cell: str, impl: str, like: Array, B: int, H: int, *, relu: bool) -> Any:
+        self._check_current(like)
         return choose(CudaDevice(), cell, impl, like.dtype, B, H, relu=relu)
 
 

@@ -24,26 +24,29 @@ NULL = np.uintp(0)
 
 
 @cache
-def _module(variant: Variant) -> cupy.RawModule:
+def _module(variant: Variant, together: bool) -> cupy.RawModule:
+    """CuPy's handle; `together` changes how its kernels are started, and not what is compiled."""
     return cupy.RawModule(
-        code=variant.source(),
-        options=variant.options,
-        enable_cooperative_groups=variant.cooperative,
+        code=variant.source(), options=variant.options, enable_cooperative_groups=together
     )
 
 
 @cache
-def kernel_of(variant: Variant, name: str) -> Any:
-    """A kernel of a variant, to be called as ``k((blocks,), (threads,), arguments)``."""
-    found = _module(variant).get_function(name)
+def kernel_of(variant: Variant, name: str, device: int, *, together: bool = False) -> Any:
+    """A kernel of a variant, to be called as ``k((blocks,), (threads,), arguments)``.
+
+    One for each GPU: what a kernel may have of shared memory is set on the current one.
+    """
+    found = _module(variant, together).get_function(name)
     if variant.shared_memory > 48 * 1024:  # more than a block gets without asking
-        found.max_dynamic_shared_size_bytes = min(variant.shared_memory, CudaDevice().shared_memory)
+        found.max_dynamic_shared_size_bytes = min(variant.shared_memory, _limits(device)[1])
     return found
 
 
+@cache
 def kernel(file: str, name: str, **macros: str | int) -> Any:
-    """The kernel `name` of `file`, compiled with these macros."""
-    return kernel_of(find(file, **macros), name)
+    """The kernel `name` of `file`, compiled with these macros; for small kernels, on any GPU."""
+    return kernel_of(find(file, **macros), name, device=-1)
 
 
 class CudaDevice:
@@ -53,7 +56,8 @@ class CudaDevice:
     multiplier = staticmethod(multiplier)
 
     def __init__(self) -> None:
-        self.processors, self.shared_memory = _limits(cupy.cuda.runtime.getDevice())
+        self.number = cupy.cuda.runtime.getDevice()
+        self.processors, self.shared_memory = _limits(self.number)
 
     @property
     def tf32(self) -> bool:
@@ -63,17 +67,21 @@ class CudaDevice:
         return tuple([_argument(value) for value in values])
 
     def launcher(
-        self, variant: Variant, name: str, blocks: int, shared: int
+        self, variant: Variant, name: str, blocks: int, shared: int, *, together: bool
     ) -> Callable[[tuple[Any, ...]], None]:
         """What starts a kernel; blocks that wait for each other are first shown to fit at once."""
-        if variant.cooperative:
-            room = self.processors * _resident(variant, name, shared)
+        if together:
+            room = self.processors * resident(variant, name, self.number, shared)
             if blocks > room:
                 raise DeviceError(
                     f"{name}: {blocks} blocks wait for each other, but this GPU runs only {room} "
                     f"at a time; they would wait forever. Use impl='fused'"
                 )
-        started, grid, block = kernel_of(variant, name), (blocks,), (THREADS,)
+        started, grid, block = (
+            kernel_of(variant, name, self.number, together=together),
+            (blocks,),
+            (THREADS,),
+        )
         return lambda arguments: started(grid, block, arguments, shared_mem=shared)
 
 
@@ -84,9 +92,9 @@ def _limits(device: int) -> tuple[int, int]:
 
 
 @cache
-def _resident(variant: Variant, name: str, shared: int) -> int:
+def resident(variant: Variant, name: str, device: int, shared: int) -> int:
     """How many blocks of a kernel one multiprocessor runs at a time."""
-    function = kernel_of(variant, name).kernel
+    function = kernel_of(variant, name, device, together=True).kernel
     return int(
         cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(function.ptr, THREADS, shared)
     )

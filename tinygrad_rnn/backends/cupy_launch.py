@@ -58,7 +58,7 @@ class SmallKernels(UpdateKernels):
         self, logits: Array, targets: Array, counted: Array, smoothing: float
     ) -> tuple[Array, Array]:
         """As in the contract: a warp or a block for each row."""
-        if logits.dtype.name not in REAL or not logits.size:
+        if logits.dtype not in REAL or not logits.size:
             return super().softmax_cross_entropy(logits, targets, counted, smoothing)
         xp, number = self.xp, logits.dtype.type
         with self.on(logits):
@@ -74,7 +74,7 @@ class SmallKernels(UpdateKernels):
         self, softmax: Array, targets: Array, counted: Array, factor: Array, smoothing: float
     ) -> Array:
         """As in the contract, in one pass."""
-        if softmax.dtype.name not in REAL or factor.dtype != softmax.dtype or not softmax.size:
+        if softmax.dtype not in REAL or factor.dtype != softmax.dtype or not softmax.size:
             return super().softmax_cross_entropy_backward(
                 softmax, targets, counted, factor, smoothing
             )
@@ -94,6 +94,19 @@ class SmallKernels(UpdateKernels):
             )
         return grad
 
+    def reduce_losses(self, loss: Array, counted: Array, mean: bool) -> tuple[Array, Array]:
+        """As in the contract, in one block."""
+        if loss.dtype not in REAL:
+            return super().reduce_losses(loss, counted, mean)
+        xp = self.xp
+        with self.on(loss):
+            total, count = (xp.empty((), dtype=loss.dtype) for _ in range(2))
+            arrays = (xp.ascontiguousarray(loss), xp.ascontiguousarray(counted), total, count)
+            numbers = (np.int64(loss.size), np.int32(mean))
+            reduce = self.kernel("loss", "reduce_losses", REAL=REAL[loss.dtype])
+            reduce((1,), (256,), (*arrays, *numbers), shared_mem=16 * 8)
+        return total, count
+
     def _rows(self, targets: Array, counted: Array) -> tuple[Array, Array]:
         whole = targets.astype(np.int64, copy=False)
         return self.xp.ascontiguousarray(whole), self.xp.ascontiguousarray(counted)
@@ -102,7 +115,7 @@ class SmallKernels(UpdateKernels):
         """Hand the rows of `like` to teams: a block of eight warps, or of one block."""
         rows, columns = like.shape
         width, height = (32, 8) if columns <= LONG_ROW else (256, 1)
-        self.kernel("loss", name, REAL=REAL[like.dtype.name])(
+        self.kernel("loss", name, REAL=REAL[like.dtype])(
             (-(-rows // height),),
             (width, height),
             (*arrays, np.int64(rows), np.int32(columns), *numbers),
@@ -122,7 +135,7 @@ class SmallKernels(UpdateKernels):
             return
         xp = self.xp
         with self.on(target):
-            real = target.dtype.name in REAL
+            real = target.dtype in REAL
             work = xp.ascontiguousarray(target if real else target.astype(np.float32))
             found = row_numbers(index, target.shape)
             if found is None:  # slices, masks: the number of each element that the index picks
@@ -146,7 +159,7 @@ class SmallKernels(UpdateKernels):
         given = xp.broadcast_to(values, (*numbers.shape, *target.shape[1:]))
         given = xp.ascontiguousarray(given.astype(target.dtype, copy=False))
         sizes = (np.int32(count), np.int32(size), np.int32(width))
-        self.kernel("scatter", "add_rows", REAL=REAL[target.dtype.name])(
+        self.kernel("scatter", "add_rows", REAL=REAL[target.dtype])(
             (min(size, count), min(65535, -(-width // 32))),
             (32, 8),
             (target, *self._sorted(numbers, size), given, *sizes),
@@ -172,7 +185,7 @@ class SmallKernels(UpdateKernels):
 
     def take_columns(self, matrix: Array, index: Array, out: Array) -> None:
         """As in the contract, in one launch; the whole of ``(T, B)`` into ``(T, G, B)``, too."""
-        if matrix.dtype.name not in REAL or out.dtype != matrix.dtype or not out.flags.c_contiguous:
+        if matrix.dtype not in REAL or out.dtype != matrix.dtype or not out.flags.c_contiguous:
             super().take_columns(matrix, index, out)
             return
         steps, count = (1, *index.shape)[-2:]
@@ -185,7 +198,7 @@ class SmallKernels(UpdateKernels):
                 self.xp.ascontiguousarray(index.astype(np.int64, copy=False)),
                 out,
             )
-            self.kernel("scatter", "take_columns", REAL=REAL[matrix.dtype.name])(
+            self.kernel("scatter", "take_columns", REAL=REAL[matrix.dtype])(
                 (min(65535, -(-out.size // 256)),),
                 (256,),
                 (*arrays, *(np.int32(n) for n in (steps, height, count, size))),
@@ -193,12 +206,12 @@ class SmallKernels(UpdateKernels):
 
     def sum_columns(self, matrix: Array, index: Array, size: int) -> Array:
         """As in the contract: a block for each row of the matrix, a warp for each sum."""
-        if matrix.dtype.name not in REAL or not matrix.size or not size:
+        if matrix.dtype not in REAL or not matrix.size or not size:
             return super().sum_columns(matrix, index, size)
         height, count = matrix.shape
         with self.on(matrix):
             total = self.xp.zeros((height, size), dtype=matrix.dtype)
-            self.kernel("scatter", "sum_columns", REAL=REAL[matrix.dtype.name])(
+            self.kernel("scatter", "sum_columns", REAL=REAL[matrix.dtype])(
                 (height,),
                 (256,),
                 (

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -68,10 +67,6 @@ class Kernels(Backend):
         """The kernel `name` of `file`, compiled."""
         raise NotImplementedError
 
-    def on(self, array: Array) -> AbstractContextManager[Any]:
-        """Where launches and new arrays go to the device of `array`."""
-        raise NotImplementedError
-
     def address(self, array: Array) -> int:
         """Where the array's first number is, in the memory of its device."""
         raise NotImplementedError
@@ -88,6 +83,7 @@ class UpdateKernels(Kernels):
 
     def __init__(self) -> None:
         self._counters: dict[Hashable, Array] = {}
+        self._packed: dict[Hashable, tuple[np.ndarray, int]] = {}
 
     def squared_norms(self, arrays: Sequence[Array]) -> Array:
         """As in the contract, in one launch for up to 48 arrays."""
@@ -120,7 +116,7 @@ class UpdateKernels(Kernels):
 
     def _readable(self, array: Array) -> Array:
         """Contiguous, and float32 at least."""
-        if array.dtype.name not in REAL:
+        if array.dtype not in REAL:
             array = array.astype(np.promote_types(array.dtype, np.float32))
         return self.xp.ascontiguousarray(array)
 
@@ -139,7 +135,8 @@ class UpdateKernels(Kernels):
                 for real, packed, blocks in self._batches(fit):
                     scale = self.kernel("update", "scale", REAL=real)
                     scale((blocks,), (256,), (packed, factor))
-        super().scale_all([a for (a,) in rest], factor)
+        for (array,) in rest:
+            array[...] = array * factor  # in float64, as above
 
     def adam_step(
         self,
@@ -178,12 +175,24 @@ class UpdateKernels(Kernels):
         """
         kinds: dict[str, list[int]] = defaultdict(list)
         for place, group in enumerate(groups):
-            kinds[REAL[group[0].dtype.name]].append(place)
+            kinds[REAL[group[0].dtype]].append(place)
         for real, places in kinds.items():
             for start in range(0, len(places), TOGETHER):
                 some = places[start : start + TOGETHER]
                 addresses = [[self.address(a) for a in groups[p]] for p in some]
-                yield real, *pack(addresses, [groups[p][0].size for p in some], some)
+                sizes = [groups[p][0].size for p in some]
+                yield real, *self._pack(addresses, sizes, some)
+
+    def _pack(
+        self, addresses: list[list[int]], sizes: list[int], places: list[int]
+    ) -> tuple[np.ndarray, int]:
+        """`pack`, remembered: from step to step arrays stay, and gradients get the same places."""
+        key = (tuple(map(tuple, addresses)), tuple(sizes), tuple(places))
+        if key not in self._packed:
+            if len(self._packed) > 100:
+                self._packed.clear()
+            self._packed[key] = pack(addresses, sizes, places)
+        return self._packed[key]
 
 
 def _parted(groups: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -191,6 +200,6 @@ def _parted(groups: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     parted: tuple[list[Any], list[Any]] = ([], [])
     for group in groups:
         dtype = group[0].dtype
-        fits = dtype.name in REAL and all(a.dtype == dtype and a.flags.c_contiguous for a in group)
+        fits = dtype in REAL and all(a.dtype == dtype and a.flags.c_contiguous for a in group)
         parted[not fits].append(group)
     return parted

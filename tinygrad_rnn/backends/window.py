@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from tinygrad_rnn.backends.base import Array, Namespace
 from tinygrad_rnn.backends.kernels import GATES, REAL, SEQUENCE, Variant, find
 from tinygrad_rnn.errors import DataError
@@ -48,9 +50,12 @@ class Device(Protocol):
         """Arrays, ints and None (a null pointer) as a launch takes them."""
 
     def launcher(
-        self, variant: Variant, name: str, blocks: int, shared: int
+        self, variant: Variant, name: str, blocks: int, shared: int, *, together: bool
     ) -> Callable[[tuple[Any, ...]], None]:
-        """What starts a kernel, with `blocks` blocks of THREADS threads, on `arguments`."""
+        """What starts a kernel, with `blocks` blocks of THREADS threads, on `arguments`.
+
+        `together`: the blocks wait for each other, so all have to run at the same time.
+        """
 
     def multiplier(
         self, a: Array, b: Array, out: Array, *, add: bool, transposed: bool
@@ -86,11 +91,11 @@ class Window:
         """
         T, B = gates.shape[:2]
         H = w_hh.shape[1]
-        xp = self.device.xp
-        q = xp.empty((T, B, H), dtype=gates.dtype) if self.cell == "gru" else None
         h, c = states[0], states[1] if self.cell == "lstm" else None
+        gru = self.cell == "gru"
+        q = self.device.xp.empty((T, B, H), dtype=gates.dtype) if gru else None
         given = (self._whole(a) for a in (w_hh, b_ih, b_hh))
-        self.run((gates, *given, h, c, q, self._whole(ended)), T, B, H)
+        self.run((gates, *given, h, c, q, self._mask(ended, T, B)), T, B, H)
         return q
 
     def backward(
@@ -108,26 +113,24 @@ class Window:
         (S, B, H).
         """
         T, B = gates.shape[:2]
-        H, xp = w_hh.shape[1], self.device.xp
-        g, w_hh, ended = self._whole(g), self._whole(w_hh), self._whole(ended)
+        H, xp, lstm = w_hh.shape[1], self.device.xp, self.cell == "lstm"
+        g, w_hh, ended = self._whole(g), self._whole(w_hh), self._mask(ended, T, B)
         slopes = xp.empty((T, B, self.slopes * H), dtype=gates.dtype)
         carry = xp.empty((2, B, H), dtype=gates.dtype)
-        lstm = self.cell == "lstm"
-        given = (
-            gates,
-            states[0],
-            states[1] if lstm else None,
-            q,
-            ended,
-            g[0],
-            g[1] if lstm else None,
-        )
+        c, dc = (states[1], g[1]) if lstm else (None, None)
+        given = (gates, states[0], c, q, ended, g[0], dc)
         self.run_backward(given, w_hh, slopes, carry, T, B, H)
         return slopes, carry[: len(states)]
 
     def _whole(self, array: Array | None) -> Array | None:
         """For a kernel, which takes no strides: in C order."""
         return None if array is None else self.device.xp.ascontiguousarray(array)
+
+    def _mask(self, ended: Array | None, T: int, B: int) -> Array | None:
+        """The same for (T, B) flags: one byte each, and every one of them there."""
+        if ended is None:
+            return None
+        return self._whole(self.device.xp.broadcast_to(ended, (T, B)).astype(bool, copy=False))
 
     def run(self, arrays: tuple[Any, ...], T: int, B: int, H: int) -> None:
         """All steps, first to last."""
@@ -151,8 +154,8 @@ class FusedWindow(Window):
     """Two launches a step: the product W_hh h in cuBLAS, and the rest of the step."""
 
     def _launcher(self, name: str, dtype: Any, B: int, H: int) -> Callable[..., None]:
-        variant = find("steps", CELL=self.gates, REAL=REAL[str(dtype)])
-        return self.device.launcher(variant, name, -(-B * H // THREADS), 0)
+        variant = find("steps", CELL=self.gates, REAL=REAL[dtype])
+        return self.device.launcher(variant, name, -(-B * H // THREADS), 0, together=False)
 
     def run(self, arrays: tuple[Any, ...], T: int, B: int, H: int) -> None:
         gates, w_hh, b_ih, b_hh, h, c, q, ended = arrays
@@ -164,9 +167,9 @@ class FusedWindow(Window):
         start = self._launcher("step_forward", gates.dtype, B, H)
         fixed = device.arguments(gates, recurrent, b_ih, b_hh, h, c, q, ended)
         sizes = device.arguments(B, H, self.relu)
-        for t in range(T):
+        for t, number in enumerate(device.arguments(*range(T))):
             multiply(t)
-            start((*fixed, *device.arguments(t), *sizes))
+            start((*fixed, number, *sizes))
 
     def run_backward(
         self,
@@ -184,13 +187,13 @@ class FusedWindow(Window):
         met_state = slopes[..., H:] if self.cell == "gru" else slopes  # r, z, q of n, r, z, q
         multiply = device.multiplier(met_state, w_hh, received, add=False, transposed=False)
         start = self._launcher("step_backward", slopes.dtype, B, H)
-        fixed = device.arguments(*given, None, carry, slopes)
         sizes = device.arguments(B, H, self.relu)
+        numbers = device.arguments(*range(-1, T))  # of step t the (t + 1)-th
+        start((*device.arguments(*given, None, carry, slopes), numbers[T], *sizes))
+        fixed = device.arguments(*given, received, carry, slopes)
         for t in range(T - 1, -1, -1):
-            start((*fixed, *device.arguments(t), *sizes))
             multiply(t)
-            fixed = device.arguments(*given, received, carry, slopes) if t == T - 1 else fixed
-        start((*fixed, *device.arguments(-1), *sizes))
+            start((*fixed, numbers[t], *sizes))  # step t - 1, or with t = 0 what is left to do
 
 
 @dataclass(frozen=True)
@@ -280,18 +283,23 @@ class KernelWindow(Window):
         """The steps of each launch, first to last."""
         return [(0, T)] if self.persistent else [(t, t + 1) for t in range(T)]
 
+    def _launcher(self, name: str, shared: int) -> Callable[[tuple[Any, ...]], None]:
+        p, together = self.plan, self.persistent
+        return self.device.launcher(p.variant, name, p.blocks, shared, together=together)
+
     def _batches(self, B: int) -> range:
         return range(0, B, self.plan.slices * self.plan.slice_rows)
 
     def run(self, arrays: tuple[Any, ...], T: int, B: int, H: int) -> None:
         p, device = self.plan, self.device
-        start = device.launcher(p.variant, "sequence_forward", p.blocks, p.shared_forward)
+        start = self._launcher("sequence_forward", p.shared_forward)
         arrays = device.arguments(*arrays)
+        spans = [device.arguments(*span) for span in self._spans(T)]
         for b in self._batches(B):
             counters = device.arguments(device.xp.zeros(p.slices, dtype="uint32"))
             sizes = device.arguments(b, B, H, p.parts, p.slice_rows, self.relu)
-            for first, end in self._spans(T):
-                start((*arrays, *counters, *device.arguments(first, end), *sizes))
+            for span in spans:
+                start((*arrays, *counters, *span, *sizes))
 
     def run_backward(
         self,
@@ -307,16 +315,18 @@ class KernelWindow(Window):
         gates, *rest = given
         exchange = xp.empty((2, p.slices, p.parts, p.slice_rows, p.padded), dtype=slopes.dtype)
         arrays = device.arguments(gates, w_hh, *rest, slopes, exchange, carry)
-        start = device.launcher(p.variant, "sequence_backward", p.blocks, p.shared_backward)
+        start = self._launcher("sequence_backward", p.shared_backward)
         # From `end` - 1 down to `first`. Where each launch does one step, one more launch gathers
         # what the first step has sent.
-        spans = [(end, first, int(self.persistent)) for first, end in self._spans(T)[::-1]]
-        spans += [] if self.persistent else [(0, 0, 1)]
+        whole = int(self.persistent)
+        numbers = [(end, first, T, whole) for first, end in self._spans(T)[::-1]]
+        numbers += [] if self.persistent else [(0, 0, T, 1)]
+        spans = [device.arguments(*span) for span in numbers]
         for b in self._batches(B):
             counters = device.arguments(xp.zeros(p.slices, dtype="uint32"))
             sizes = device.arguments(b, B, H, p.parts, p.slice_rows, self.relu)
-            for end, first, finish in spans:
-                start((*arrays, *counters, *device.arguments(end, first, T, finish), *sizes))
+            for span in spans:
+                start((*arrays, *counters, *span, *sizes))
 
 
 def choose(
@@ -326,13 +336,13 @@ def choose(
 
     Raises DataError where a way was asked for by name and is not to be had.
     """
-    if str(dtype) not in REAL:
+    if dtype not in REAL:
         if way not in ("auto", "fused"):
             raise _impossible(way, f"there are kernels for float32 and float64, not for {dtype}")
         return None
     if way == "fused":
         return FusedWindow(device, cell, relu)
-    made = plan(cell, B, H, device) if str(dtype) == "float32" else None
+    made = plan(cell, B, H, device) if dtype == np.float32 else None
     if way == "auto":
         if made is None or made.launches > MOST_LAUNCHES:
             return FusedWindow(device, cell, relu)

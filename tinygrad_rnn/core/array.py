@@ -18,7 +18,8 @@ def to_array(data: Any, *, dtype: Any = None, device: str | None = None) -> Arra
         source = backends.of(data)
         if device in (None, source.name, source.device_of(data)):
             dtype = real_dtype(data.dtype if dtype is None else dtype)
-            return source.xp.array(data, dtype=dtype, order="C", copy=True)
+            with source.on(data):
+                return source.xp.array(data, dtype=dtype, order="C", copy=True)
         data = source.to_host(data)
     try:
         host = np.array(data, order="C", copy=True)

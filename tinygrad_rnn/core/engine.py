@@ -213,7 +213,9 @@ def _sweep(  # noqa: PLR0912 - one loop, to be read in one piece
             found[node] = carrier.own(g, already=node in owned)
         if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
             continue  # the end of the graph, or of the part of it that was asked about
-        for parent, passed in pull(node, g, wanted):
+        pairs = pull(node, g, wanted)
+        fresh = _fresh(pairs) if carrier.plain and node.op.fresh else ()
+        for parent, passed in pairs:
             if (  # a quick look; `_fit` looks closely
                 type(passed) is not parent.array_type
                 or passed.shape != parent.shape
@@ -222,6 +224,8 @@ def _sweep(  # noqa: PLR0912 - one loop, to be read in one piece
                 if _arrive_in_part(parent, passed, arrived, owned):
                     continue
                 passed = _fit(passed, parent, node, carrier)
+            elif id(passed) in fresh and parent not in arrived:
+                owned.add(parent)
             _arrive(parent, passed, arrived, owned, carrier)
         if not retain_graph:
             node.free()
@@ -263,6 +267,15 @@ def _leading_to(
         if node not in leading and any(p in leading for p in node.parents):
             leading.add(node)
     return leading
+
+
+def _fresh(pairs: list[tuple[Any, Array]]) -> set[int]:
+    """Which gradients of a node nobody else holds, where its op promises to make them anew.
+
+    Not one that it gives to two parents, as a recurrent layer does for the two halves of a bias.
+    """
+    ids = [id(passed) for _, passed in pairs]
+    return {one for one in ids if ids.count(one) == 1}
 
 
 def _arrive(node: Any, g: Any, arrived: dict[Any, Any], owned: set[Any], carrier: Carrier) -> None:

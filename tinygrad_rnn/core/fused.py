@@ -144,9 +144,13 @@ class Fused:
     """An op with a hand-written forward and backward; made by the decorator `fused`."""
 
     def __init__(
-        self, spec: Callable[..., Any], forward: Callable[..., Any], gates: str = ""
+        self,
+        spec: Callable[..., Any],
+        forward: Callable[..., Any],
+        gates: str = "",
+        fresh: bool = False,
     ) -> None:
-        self.spec, self.forward, self.gates = spec, forward, gates
+        self.spec, self.forward, self.gates, self.fresh = spec, forward, gates, fresh
         self.hand_backward: Callable[..., Sequence[Any]] | None = None
         self.__name__ = forward.__name__.strip("_")
         self.__doc__ = forward.__doc__
@@ -205,12 +209,16 @@ class Fused:
         return wrap(out, node)
 
 
-def fused(*, spec: Callable[..., Any], gates: str = "") -> Callable[[Callable[..., Any]], Fused]:
+def fused(
+    *, spec: Callable[..., Any], gates: str = "", fresh: bool = False
+) -> Callable[[Callable[..., Any]], Fused]:
     """Decorator: ``forward(*arrays, keep, **options) -> (out, cache)`` becomes a fused op.
 
     Args:
         spec: the composition of plain ops it must equal, ``spec(*inputs, **options)``.
         gates: the letters of the gates that stand side by side in the specification's
             pre-activations, each as wide as the result; `detect_anomaly` names them.
+        fresh: whether the backward makes every gradient anew, as in `Primitive.fresh`. One array
+            may still be the gradient of two inputs.
     """
-    return lambda forward: Fused(spec, forward, gates)
+    return lambda forward: Fused(spec, forward, gates, fresh)

@@ -168,6 +168,10 @@ class Primitive:
     Called with plain arrays it returns a plain array: that is how rules use it in `backward`.
     """
 
+    # Whether every gradient that its rules give is an array made for it: no view of anything, held
+    # by nobody else. The sweep then takes it over, and need not copy it. In doubt it is not.
+    fresh = False
+
     def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = forward
         self.__name__ = forward.__name__.strip("_")

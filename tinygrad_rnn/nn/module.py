@@ -197,6 +197,9 @@ def _is_result(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_leaf
 
 
+_HOLDERS = (Parameter, Module, dict, list, tuple)
+
+
 def _walk(value: Any, path: str, above: frozenset[int] = frozenset()) -> Iterator[tuple[str, Any]]:
     """Every Module and Parameter that can be reached from `value`, with each path to it.
 
@@ -218,6 +221,8 @@ def _walk(value: Any, path: str, above: frozenset[int] = frozenset()) -> Iterato
     else:
         return
     for name, child in children:
+        if not isinstance(child, _HOLDERS):  # a size, a flag: most of what a module has
+            continue
         yield from _walk(child, f"{path}.{name}" if path else str(name), above | {id(value)})
 
 

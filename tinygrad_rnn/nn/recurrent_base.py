@@ -18,6 +18,7 @@ from typing import Any
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.core.array import to_array
 from tinygrad_rnn.core.fused import FusedNode
+from tinygrad_rnn.core.grad_mode import recording
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import DataError, DTypeError, ShapeError
 from tinygrad_rnn.nn import functional
@@ -144,7 +145,7 @@ class Recurrent(Module):
 
         Where `walks` is given, they are walked step by step, and written down there.
         """
-        ends: list[list[Any]] = [[] for _ in range(self.kinds)]
+        ends: list[Any] = []  # the last states of each layer, (kinds, B, H)
         behind = look_behind(states, len(x if ids is None else ids), self._name)
         for layer in range(self.num_layers):
             outputs = []
@@ -156,22 +157,21 @@ class Recurrent(Module):
                 if walks is not None:
                     walks[suffix] = found = self._walk(x, ids, before, suffix, lengths)
                     y = found.trajectory(0)[1:]  # (T, B, H)
-                    last = [kind[-1] for kind in found.states]
+                    ends.append(stack([kind[-1] for kind in found.states]))
                 else:
                     trajectory = self._window(x, ids, before, suffix, lengths)
                     if isinstance(trajectory._node, FusedNode):
                         trajectory._node.behind = behind
                     y = trajectory[0, 1:]  # (T, B, H)
-                    last = [trajectory[kind, -1] for kind in range(self.kinds)]
+                    ends.append(trajectory[:, -1])
                 y = y if lengths is None else lengths.blank(y)
                 outputs.append(turn(y, lengths) if d == 1 else y)
-                for end, state in zip(ends, last, strict=True):
-                    end.append(state)
             x, ids = outputs[0] if len(outputs) == 1 else concat(outputs, -1), None
             if self.dropout and layer < self.num_layers - 1:
                 x = functional.dropout(x, self.dropout, training=self.training, rng=self.rng)
-        # Copies: as a view, a state that is carried on would keep the whole trajectory alive.
-        return x, [stack(end) for end in ends]
+        # A copy: as a view, a state that is carried on would keep the whole trajectory alive.
+        last = stack(ends, 1)  # (kinds, layers * directions, B, H)
+        return x, [last[kind] for kind in range(self.kinds)]
 
     def _forward(
         self, x: Any, states: list[Any] | None, table: Any, lengths: Any, record: bool
@@ -247,7 +247,8 @@ class Recurrent(Module):
         there was no batch.
 
         Projecting a table instead of its rows pays while it is small: its gradient is a product
-        over V columns, that of the rows three over I. Beyond V = 2 I the rows are made after all.
+        over V columns, that of the rows three over I. Beyond V = 2 I the rows are made after all;
+        and where there is no gradient, as when text is written, as soon as they are fewer than V.
         """
         name = self._name
         table = table if isinstance(table, Tensor) else Tensor(table)
@@ -269,7 +270,8 @@ class Recurrent(Module):
         if unbatched:
             self._refuse_lengths(lengths)
         ids = ids[:, None] if unbatched else ids.T if self.batch_first else ids
-        if table.shape[0] > 2 * self.input_size:
+        few = ids.size < table.shape[0] and not recording.enabled
+        if few or table.shape[0] > 2 * self.input_size:
             vectors = rows(table, ids)
             return (vectors if ends is None else ends.blank(vectors)), None, ends, unbatched
         return table, ids, ends, unbatched

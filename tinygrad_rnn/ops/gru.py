@@ -97,7 +97,7 @@ def specification(
     return expand_dims(stack(states), 0)
 
 
-@fused(spec=specification, gates="rzn")
+@fused(spec=specification, gates="rzn", fresh=True)
 def gru(
     x: Array,
     h0: Array,
@@ -113,7 +113,8 @@ def gru(
     impl: str = "auto",
 ) -> tuple[Array, Any]:
     """The states of a GRU over a window; see `specification` for shapes."""
-    if (own := own_window("gru", impl, x, ids, w_hh, limit)) is not None:
+    others = (h0, w_ih, w_hh, b_ih, b_hh)
+    if (own := own_window("gru", impl, x, ids, others, limit)) is not None:
         return run_window(own, x, (h0,), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
     xp, activate = namespace(x), backends.of(x).gru_step
     T, B = x.shape[:2] if ids is None else ids.shape

@@ -46,6 +46,7 @@ def _put_back(g: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     return Part(g, index, shape)
 
 
+_getitem.fresh = True  # zeros with something in them, or a `Part`
 _getitem.vjp(x=_put_back)
 _scatter.vjp(g=lambda g, *, index, shape: _getitem(g, index=index, shape=shape))
 
@@ -162,17 +163,20 @@ def as_index(ids: Any, like: Any, size: int, op: str, *, ignore: int | None = No
         if array.size:
             raise DTypeError(f"{op}: ids are integers, got {array.dtype}; use .to(tg.int64)")
         array = array.astype(np.int64)
-    counted = array if ignore is None else array[array != ignore]
     like = like._data if isinstance(like, Tensor) else like
     backend = backends.of(like)
     if type(array) is np.ndarray:
+        counted = array if ignore is None else array[array != ignore]
         if counted.size:
             check_range(int(counted.min()), int(counted.max()), size, op)
         if backend.array_type is not np.ndarray:
             return backend.asarray(array, backend.device_of(like))
     else:
         _check_place(array, like, op)
-        backend.check_index(counted, size, op)
+        xp = backend.xp  # no mask: how many elements one picks is a value to wait for
+        backend.check_index(
+            array if ignore is None else xp.where(array == ignore, 0, array), size, op
+        )
     # As in `_settle`: a loader may refill its own, and of whatever `ids` is, this may be a view.
     return array if isinstance(ids, Tensor) else array.copy()
 

@@ -28,6 +28,7 @@ def _matmul(a: Array, b: Array) -> Array:
     return backends.of(a).matmul(a, b)
 
 
+_matmul.fresh = True
 _matmul.vjp(
     a=lambda g, b: _matmul(g, matrix_transpose(b)),
     b=lambda g, a: _matmul(matrix_transpose(a), g),

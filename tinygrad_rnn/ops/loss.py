@@ -45,11 +45,6 @@ def specification(
     return astype(result, logits.dtype)
 
 
-def _wide(logits: Any) -> np.dtype[Any]:
-    """The dtype of counts of rows: 70,000 rows are infinitely many in float16."""
-    return np.promote_types(logits.dtype, np.float32)
-
-
 @fused(spec=specification)
 def _softmax_cross_entropy(
     logits: Array,
@@ -60,20 +55,17 @@ def _softmax_cross_entropy(
     reduction: str,
     label_smoothing: float,
 ) -> tuple[Array, Any]:
-    xp, backend = namespace(logits), backends.of(logits)
+    backend = backends.of(logits)
     flat = targets.reshape(-1)
     counted = flat != ignore_index
     rows = logits.reshape((flat.size, logits.shape[-1]))
     loss, softmax = backend.softmax_cross_entropy(rows, flat, counted, label_smoothing)
-    # The divisor stays on the device: reading it would make a GPU wait.
-    count = xp.maximum(xp.sum(counted), 1).astype(_wide(logits))
     if reduction == "none":
-        out = loss.reshape(targets.shape)
+        out, count = loss.reshape(targets.shape), None
     else:
-        out = xp.sum(loss, dtype=np.float64)  # in float32 two losses of 2e38 add up to inf
-        out = out if reduction == "sum" else out / count
+        out, count = backend.reduce_losses(loss, counted, reduction == "mean")
     cache = (softmax, flat, counted, count, logits.shape) if keep else None
-    return xp.asarray(out, dtype=logits.dtype), cache
+    return out, cache
 
 
 @_softmax_cross_entropy.backward
@@ -129,6 +121,7 @@ def softmax_cross_entropy(
         )
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ShapeError(f"cross_entropy: needed logits (..., V) with V >= 1, got {logits.shape}")
+    label_smoothing = float(label_smoothing)  # a NumPy scalar would make float32 losses float64
     numbers = as_index(targets, logits, logits.shape[-1], "cross_entropy", ignore=ignore_index)
     if logits.shape[:-1] != numbers.shape:
         raise ShapeError(

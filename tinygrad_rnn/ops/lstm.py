@@ -93,7 +93,7 @@ def specification(
     return stack([stack(hs), stack(cs)])
 
 
-@fused(spec=specification, gates="ifgo")
+@fused(spec=specification, gates="ifgo", fresh=True)
 def lstm(
     x: Array,
     h0: Array,
@@ -110,7 +110,8 @@ def lstm(
     impl: str = "auto",
 ) -> tuple[Array, Any]:
     """The states of an LSTM over a window; see `specification` for shapes."""
-    if (own := own_window("lstm", impl, x, ids, w_hh, limit)) is not None:
+    others = (h0, c0, w_ih, w_hh, b_ih, b_hh)
+    if (own := own_window("lstm", impl, x, ids, others, limit)) is not None:
         return run_window(own, x, (h0, c0), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
     xp, activate = namespace(x), backends.of(x).lstm_step
     T, B = x.shape[:2] if ids is None else ids.shape

@@ -95,7 +95,7 @@ def specification(
     return expand_dims(stack(states), 0)
 
 
-@fused(spec=specification)
+@fused(spec=specification, fresh=True)
 def rnn(
     x: Array,
     h0: Array,
@@ -112,8 +112,8 @@ def rnn(
     impl: str = "auto",
 ) -> tuple[Array, Any]:
     """The states of a vanilla RNN over a window; see `specification` for shapes."""
-    relu_cell = nonlinearity == "relu"
-    if (own := own_window("rnn", impl, x, ids, w_hh, limit, relu=relu_cell)) is not None:
+    others, relu_cell = (h0, w_ih, w_hh, b_ih, b_hh), nonlinearity == "relu"
+    if (own := own_window("rnn", impl, x, ids, others, limit, relu=relu_cell)) is not None:
         return run_window(own, x, (h0,), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
     xp, activate = namespace(x), backends.of(x).rnn_step
     T, B = x.shape[:2] if ids is None else ids.shape

@@ -58,7 +58,7 @@ def _limited(g: Any, *, limit: float) -> Any:
             f"limit_gradient: gradients limited to {limit:g} (clip_state_grad) are no derivatives "
             f"that could be differentiated again; take second derivatives without a limit"
         )
-    return g * scale_to(limit, g, axis=-1)
+    return (g * scale_to(limit, g, axis=-1)).astype(g.dtype, copy=False)
 
 
 limit_gradient.vjp(x=_limited)
@@ -68,11 +68,12 @@ def scale_to(limit: float, g: Array, axis: int) -> Array:
     """What to multiply `g` with so that no vector along `axis` is longer than `limit`.
 
     Lengths are taken in float64: a float32 gradient of 1e25, which is what a limit is for, has a
-    square that float32 has no number for, and would be scaled to 0.
+    square that float32 has no number for, and would be scaled to 0. So is the factor: one below
+    1e-38, as float32, a GPU takes for 0.
     """
     xp = namespace(g)
     length = xp.sqrt(xp.sum(xp.square(g, dtype=np.float64), axis=axis, keepdims=True))
-    scale: Array = (limit / xp.maximum(length, limit)).astype(g.dtype)  # exactly 1 for short ones
+    scale: Array = limit / xp.maximum(length, limit)  # exactly 1 for short ones
     return scale
 
 
@@ -106,7 +107,7 @@ def past(g: Array, ended: Array) -> Array:
 
 def limit_columns(g: Array, limit: float) -> None:
     """Scale every column of (H, B) down to a norm of at most `limit`."""
-    g *= scale_to(limit, g, axis=0)
+    namespace(g).multiply(g, scale_to(limit, g, axis=0), out=g, casting="same_kind")
 
 
 # ---- before and after the loop ----

@@ -21,25 +21,32 @@ def own_window(
     impl: str,
     x: Array,
     ids: Array | None,
-    w_hh: Array,
+    others: tuple[Array | None, ...],
     limit: float | None,
     *,
     relu: bool = False,
 ) -> Any:
     """The backend's own way to run this window, or None: then the loop in the op's file runs.
 
-    There is none for an empty window, and none with `limit`: a gradient's length is a sum over all
-    units, for which every step would have to wait.
+    `others` are the first states, the weights and the biases. There is none for an empty window;
+    none with `limit`, because a gradient's length is a sum over all units, for which every step
+    would have to wait; and none where dtypes are mixed: a kernel reads bytes, and asks no array
+    what they mean.
     """
+    if impl not in IMPLS or impl == "ops":  # "ops" is the specification, called by its own name
+        raise DataError(f"{cell}: impl is {impl!r}, needed 'auto', 'fused', 'step' or 'persistent'")
     T, B = x.shape[:2] if ids is None else ids.shape
-    H = w_hh.shape[1]
+    H = others[0].shape[-1]  # type: ignore[union-attr] # there always is a first state
     if not (T and B and H):
         return None
-    if limit is not None:
-        if impl in ("step", "persistent"):
-            raise DataError(f"impl={impl!r} does not limit gradients (clip_state_grad); use 'auto'")
-        return None
-    return backends.of(x).window(cell, impl, x, B, H, relu=relu)
+    reason = "" if limit is None else "does not limit gradients (clip_state_grad)"
+    if any(a is not None and a.dtype != x.dtype for a in others):
+        reason = f"needs one dtype, and not all of states, weights and biases are {x.dtype}"
+    if not reason:
+        return backends.of(x).window(cell, impl, x, B, H, relu=relu)
+    if impl in ("step", "persistent"):
+        raise DataError(f"{cell}: impl={impl!r} {reason}; use impl='auto'")
+    return None
 
 
 def run_window(

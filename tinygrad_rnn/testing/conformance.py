@@ -147,6 +147,10 @@ def _softmax_cross_entropy(s: Sizes, put: Put) -> list[Any]:
     return [put(logits), put(targets), put(s.rng.random(s.B) < 0.7), 0.25 * (s.H % 2)]
 
 
+def _reduce_losses(s: Sizes, put: Put) -> list[Any]:
+    return [put(s.normal(s.B)), put(s.rng.random(s.B) < 0.7), bool(s.H % 2)]
+
+
 def _softmax_cross_entropy_backward(s: Sizes, put: Put) -> list[Any]:
     softmax, targets, counted = s.normal(s.B, s.H + 1), s.below(s.H + 1, s.B), s.rng.random(s.B)
     factor = s.normal((1, s.B)[s.H % 2])  # one that all rows share, or one for each
@@ -195,6 +199,7 @@ KERNELS: dict[str, list[Callable[[Sizes, Put], list[Any]]]] = {
     "sum_rows": [_sum_rows, _sum_rows_of_a_part],
     "softmax_cross_entropy": [_softmax_cross_entropy],
     "softmax_cross_entropy_backward": [_softmax_cross_entropy_backward],
+    "reduce_losses": [_reduce_losses],
     "squared_norms": [_squared_norms],
     "clip_factor": [_clip_factor],
     "scale_all": [_scale_all],

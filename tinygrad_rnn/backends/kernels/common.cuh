@@ -10,9 +10,26 @@
 // used: their size would have to be known to the compiler, and ours depend on the network's.)
 #define SHARED_MEMORY(type, name) extern __shared__ __align__(16) type name[]
 
-// Read what another block has written during this launch: from the L2 cache, which all share.
-template <class T>
-__device__ __forceinline__ T load_shared_by_blocks(const T* address) { return __ldcg(address); }
+// Read what another block has written during this launch: from the L2 cache, which all share. The
+// compiler may neither keep an older value nor read before it has waited, hence "volatile".
+__device__ __forceinline__ float load_shared_by_blocks(const float* address) {
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(address) : "memory");
+    return x;
+}
+__device__ __forceinline__ double load_shared_by_blocks(const double* address) {
+    double x;
+    asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(x) : "l"(address) : "memory");
+    return x;
+}
+__device__ __forceinline__ float4 load_shared_by_blocks(const float4* address) {
+    float4 x;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "l"(address)
+                 : "memory");
+    return x;
+}
 
 // A counter in global memory on which blocks wait for each other. Whatever a thread wrote before
 // it (or a thread it met in __syncthreads) has arrived is seen by whoever has waited.

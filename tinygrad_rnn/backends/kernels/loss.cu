@@ -74,3 +74,31 @@ extern "C" __global__ void __launch_bounds__(256) softmax_cross_entropy_backward
         grad[row * columns + j] = value;
     }
 }
+
+// All rows in one: total = the sum of the losses, or their mean over the rows that are counted (of
+// none of them, over one), and their number. One block; sums in double, in an order that depends on
+// the number of rows alone.
+extern "C" __global__ void __launch_bounds__(256) reduce_losses(
+    const real* loss, const bool* counted, real* total, real* count, long long rows, int mean) {
+    SHARED_MEMORY(double, sums);  // two numbers per warp
+    double sum = 0, number = 0;
+    for (long long row = threadIdx.x; row < rows; row += 256) {
+        sum += loss[row];
+        number += counted[row];
+    }
+    for (int apart = 16; apart; apart /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, apart);
+        number += __shfl_xor_sync(0xffffffffu, number, apart);
+    }
+    if (threadIdx.x % 32 == 0) {
+        sums[threadIdx.x / 32] = sum;
+        sums[8 + threadIdx.x / 32] = number;
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    sum = number = 0;
+    for (int w = 0; w < 8; ++w) sum += sums[w], number += sums[8 + w];
+    number = number > 1 ? number : 1;
+    *count = real(number);
+    *total = real(mean ? sum / number : sum);
+}

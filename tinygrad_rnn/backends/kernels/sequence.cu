@@ -36,6 +36,8 @@ constexpr int PADDED = WARPS * KW;    // H, rounded up
 constexpr int TILE = PADDED + 4;      // stride of a row of h in shared memory: no bank conflicts
 constexpr int SUMS = ROWS + 8;        // stride of a row of sums
 constexpr int SLOPE_TILE = ROWS + 4;  // stride of a row of slopes
+constexpr int LOADS = CELLS > 2 ? 2 : 4;  // loads on their way, as far as registers go
+constexpr int PLAIN_GATES = CELL == 3 ? 2 : GATES;  // whose two biases may be added up
 
 // ---- a product whose left factor stays in the registers of a warp ----
 
@@ -163,7 +165,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_forward(
     real* gates, const real* w_hh, const real* b_ih, const real* b_hh, real* h, real* c, real* q,
     const bool* ended, unsigned* counters, int t_from, int t_to, int b_start, int B, int H,
     int parts, int slice_rows, int relu) {
-    int part = blockIdx.x % parts, slice = blockIdx.x / parts, warp = threadIdx.x / 32;
+    int part = blockIdx.x % parts, slice = blockIdx.x / parts;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int unit_first = part * UNITS, b_first = b_start + slice * slice_rows;
     SHARED_MEMORY(real, shared);
     real* tile = shared;                       // (slice_rows, TILE): h_t
@@ -186,32 +189,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_forward(
     }
 
     for (int t = t_from; t < t_to; t++) {
-        real z[CELLS][GATES];  // read before waiting: nobody has to be waited for
+        // What comes from the input, and both biases (of a GRU's n, where r stands between them, one):
+        // before waiting, because nobody has to be waited for.
+        real z[CELLS][GATES];
+        bool over[CELLS];
 #pragma unroll
         for (int n = 0; n < CELLS; n++) {
             Cell cell(n, b_first, unit_first, slice_rows, B, H);
-            const real* at = gates + (size_t(t) * B + cell.b) * GATES * H + cell.unit;
+            size_t row = size_t(t) * B + cell.b;
+            over[n] = cell.real_one && ended && ended[row];
 #pragma unroll
-            for (int k = 0; k < GATES; k++) z[n][k] = cell.real_one ? at[k * H] : real(0);
+            for (int k = 0; k < GATES; k++) {
+                z[n][k] = cell.real_one ? gates[(row * GATES + k) * H + cell.unit] : real(0);
+                if (cell.real_one && b_ih) z[n][k] += b_ih[k * H + cell.unit];
+                if (cell.real_one && b_hh && k < PLAIN_GATES) z[n][k] += b_hh[k * H + cell.unit];
+            }
         }
         if (t > t_from && threadIdx.x == 0) wait_until(counters + slice, parts * (t - t_from));
         __syncthreads();
 
-        // h_t of the slice, all units. Rows of the last slice may lie outside the batch: they stay 0.
-        const real* h_t = h + (size_t(t) * B + b_first) * H;
-        int rows = min(slice_rows, B - b_first);
-        if (H % 4 == 0) {
-#pragma unroll 4
-            for (int i = threadIdx.x; i < rows * H / 4; i += THREADS) {
-                int b = 4 * i / H, k = 4 * i % H;
-                float4 v = load_shared_by_blocks(reinterpret_cast<const float4*>(h_t) + i);
-                real* to = tile + b * TILE + k;
-                to[0] = as_operand(v.x), to[1] = as_operand(v.y);
-                to[2] = as_operand(v.z), to[3] = as_operand(v.w);
+        // h_t of the slice, all units, a row to a warp. Rows outside of the batch stay 0.
+        for (int b = warp; b < slice_rows && b_first + b < B; b += WARPS) {
+            const real* h_t = h + (size_t(t) * B + b_first + b) * H;
+            real* to = tile + b * TILE;
+            if (H % 4 == 0) {
+#pragma unroll LOADS
+                for (int k = 4 * lane; k < H; k += 128) {
+                    float4 v = load_shared_by_blocks(reinterpret_cast<const float4*>(h_t + k));
+                    v.x = as_operand(v.x), v.y = as_operand(v.y);
+                    v.z = as_operand(v.z), v.w = as_operand(v.w);
+                    *reinterpret_cast<float4*>(to + k) = v;
+                }
+            } else {
+                for (int k = lane; k < H; k += 32) to[k] = as_operand(load_shared_by_blocks(h_t + k));
             }
-        } else {
-            for (int i = threadIdx.x; i < rows * H; i += THREADS)
-                tile[i / H * TILE + i % H] = as_operand(load_shared_by_blocks(h_t + i));
         }
         __syncthreads();
 
@@ -221,31 +232,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_forward(
             });
         __syncthreads();
 
+        real pre_q[CELLS];
 #pragma unroll
         for (int n = 0; n < CELLS; n++) {
             Cell cell(n, b_first, unit_first, slice_rows, B, H);
             if (!cell.real_one) continue;
-            real u[GATES], pre_q = real(0);
+            real u[GATES];
 #pragma unroll
             for (int k = 0; k < GATES; k++) {
                 const real* sum = sums + cell.local_b * SUMS + k * UNITS + cell.local_unit;
-                u[k] = b_hh ? b_hh[k * H + cell.unit] : real(0);
-                if (b_ih) z[n][k] += b_ih[k * H + cell.unit];
+                u[k] = k >= PLAIN_GATES && b_hh ? b_hh[k * H + cell.unit] : real(0);
 #pragma unroll
                 for (int w = 0; w < WARPS; w++) u[k] += sum[w * slice_rows * SUMS];
             }
-            State now = cell_forward(z[n], u, state[n], &pre_q, relu);
-            if (!(ended && ended[size_t(t) * B + cell.b])) state[n] = now;
-            size_t row = size_t(t) * B + cell.b, after = (row + B) * H + cell.unit;
-#pragma unroll
-            for (int k = 0; k < GATES; k++) gates[(row * GATES + k) * H + cell.unit] = z[n][k];
-            h[after] = state[n].h;
-            if (c) c[after] = state[n].c;
-            if (q) q[row * H + cell.unit] = pre_q;
+            State now = cell_forward(z[n], u, state[n], &pre_q[n], relu);
+            if (!over[n]) state[n] = now;
+            h[(size_t(t + 1) * B + cell.b) * H + cell.unit] = state[n].h;
         }
         if (t + 1 < t_to) {
             __syncthreads();
             if (threadIdx.x == 0) arrive(counters + slice);
+        }
+        // What nobody waits for.
+#pragma unroll
+        for (int n = 0; n < CELLS; n++) {
+            Cell cell(n, b_first, unit_first, slice_rows, B, H);
+            if (!cell.real_one) continue;
+            size_t row = size_t(t) * B + cell.b;
+#pragma unroll
+            for (int k = 0; k < GATES; k++) gates[(row * GATES + k) * H + cell.unit] = z[n][k];
+            if (c) c[(row + B) * H + cell.unit] = state[n].c;
+            if (q) q[row * H + cell.unit] = pre_q[n];
         }
     }
 }
@@ -285,15 +302,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
 
     // One more turn than there are steps: the last, with t = t_to - 1, only receives.
     for (int t = t_from - 1; t >= t_to - (finish ? 1 : 0); t--) {
-        real z[CELLS][GATES], pre_q[CELLS];  // read before waiting
+        real z[CELLS][GATES], pre_q[CELLS], slope[CELLS][SLOPES];  // read before waiting
         State d[CELLS], old[CELLS], now[CELLS];
-        bool step = t >= t_to;
+        bool over[CELLS], step = t >= t_to;
 #pragma unroll
         for (int n = 0; n < CELLS; n++) {
             Cell cell(n, b_first, unit_first, slice_rows, B, H);
             size_t row = size_t(t) * B + cell.b, before = row * H + cell.unit;  // wraps for t = -1
             size_t after = before + size_t(B) * H;
             bool there = cell.real_one, both = cell.real_one && step;
+            over[n] = !there || (both && ended && ended[row]);
             d[n].h = there ? dh[after] + by[n].h : real(0);
             d[n].c = there && c ? dc[after] + by[n].c : real(0);
             now[n].h = both ? h[after] : real(0);
@@ -313,11 +331,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
 #pragma unroll
             for (int n = 0; n < CELLS; n++) {
                 Cell cell(n, b_first, unit_first, slice_rows, B, H);
-                if (!cell.real_one) continue;
+                // To a row that had ended nothing was sent: 0 times an infinite weight is NaN.
+                bool had_ended = ended && ended[size_t(t + 1) * B + min(cell.b, B - 1)];
+                if (!cell.real_one || had_ended) continue;
                 size_t block = (size_t((t + 1) & 1) * slices + slice) * parts;
                 const real* sent = exchange + (block * slice_rows + cell.local_b) * PADDED + cell.unit;
                 real sum = real(0);
-#pragma unroll 8
+#pragma unroll 4 * LOADS
                 for (int p = 0; p < parts; p++)
                     sum += load_shared_by_blocks(sent + size_t(p) * slice_rows * PADDED);
                 d[n].h += sum;
@@ -333,18 +353,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
         for (int n = 0; n < CELLS; n++) {
             Cell cell(n, b_first, unit_first, slice_rows, B, H);
             if (!cell.mine) continue;
-            real slope[SLOPES];
-            by[n] = cell_backward(d[n], z[n], pre_q[n], old[n], now[n], slope, relu);
-            bool over = !cell.real_one || (ended && ended[size_t(t) * B + cell.b]);
-            if (over) by[n] = d[n];
-            size_t row = size_t(t) * B + cell.b;
+            by[n] = cell_backward(d[n], z[n], pre_q[n], old[n], now[n], slope[n], relu);
+            if (over[n]) by[n] = d[n];
 #pragma unroll
             for (int k = 0; k < SLOPES; k++) {
-                if (over) slope[k] = real(0);
-                if (cell.real_one) slopes[(row * SLOPES + k) * H + cell.unit] = slope[k];
+                if (over[n]) slope[n][k] = real(0);
                 if (k >= MET_STATE)
                     tile[cell.local_b * SLOPE_TILE + (k - MET_STATE) * UNITS + cell.local_unit] =
-                        as_operand(slope[k]);
+                        as_operand(slope[n][k]);
             }
         }
         __syncthreads();
@@ -357,6 +373,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
             });
         __syncthreads();
         if (threadIdx.x == 0) arrive(counters + slice);
+#pragma unroll
+        for (int n = 0; n < CELLS; n++) {  // what nobody waits for
+            Cell cell(n, b_first, unit_first, slice_rows, B, H);
+            if (!cell.real_one) continue;
+            real* at = slopes + (size_t(t) * B + cell.b) * SLOPES * H + cell.unit;
+#pragma unroll
+            for (int k = 0; k < SLOPES; k++) at[k * H] = slope[n][k];
+        }
     }
 
     for (int n = 0; n < CELLS; n++) {

@@ -11,10 +11,10 @@ constexpr int THREADS = 256;
 extern "C" __global__ void __launch_bounds__(THREADS) step_forward(
     real* gates, const real* recurrent, const real* b_ih, const real* b_hh, real* h, real* c,
     real* q, const bool* ended, int t, int B, int H, int relu) {
-    int place = blockIdx.x * THREADS + threadIdx.x;
-    if (place >= B * H) return;
-    int b = place / H, unit = place % H;
-    size_t before = (size_t(t) * B + b) * H + unit, after = before + size_t(B) * H;
+    size_t place = size_t(blockIdx.x) * THREADS + threadIdx.x, size = size_t(B) * H;
+    if (place >= size) return;
+    int b = int(place / H), unit = int(place % H);
+    size_t before = (size_t(t) * B + b) * H + unit, after = before + size;
     real* z_at = gates + (size_t(t) * B + b) * GATES * H + unit;
     real z[GATES], u[GATES], pre_q = real(0);
     for (int k = 0; k < GATES; k++) {
@@ -38,12 +38,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) step_backward(
     const real* gates, const real* h, const real* c, const real* q, const bool* ended,
     const real* dh, const real* dc, const real* received, real* carry, real* slopes, int t, int B,
     int H, int relu) {
-    int place = blockIdx.x * THREADS + threadIdx.x;
-    if (place >= B * H) return;
-    int b = place / H, unit = place % H;
-    size_t after = (size_t(t + 1) * B + b) * H + unit, before = after - size_t(B) * H;
-    State d = {dh[after] + carry[place] + (received ? received[place] : real(0)),
-               c ? dc[after] + carry[B * H + place] : real(0)};
+    size_t place = size_t(blockIdx.x) * THREADS + threadIdx.x, size = size_t(B) * H;
+    if (place >= size) return;
+    int b = int(place / H), unit = int(place % H);
+    size_t after = (size_t(t + 1) * B + b) * H + unit, before = after - size;
+    // To a row that had ended nothing was sent: 0 times an infinite weight would be NaN.
+    bool sent = received && !(ended && ended[size_t(t + 1) * B + b]);
+    State d = {dh[after] + carry[place] + (sent ? received[place] : real(0)),
+               c ? dc[after] + carry[size + place] : real(0)};
     if (t >= 0) {
         const real* z_at = gates + (size_t(t) * B + b) * GATES * H + unit;
         real z[GATES], slope[SLOPES];
@@ -57,5 +59,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) step_backward(
         if (!over) d = by;
     }
     carry[place] = d.h;
-    if (c) carry[B * H + place] = d.c;
+    if (c) carry[size + place] = d.c;
 }

@@ -97,11 +97,11 @@ extern "C" __global__ void __launch_bounds__(256) sum_squares(
 // x *= factor for every array. The factor is read on the device, so that nobody waits for it; where
 // it is 1, nothing was to be clipped and nothing is written.
 extern "C" __global__ void __launch_bounds__(256) scale(const Arrays arrays, const double* factor) {
-    if (*factor == 1) return;
-    real f = real(*factor);
+    double f = *factor;  // not narrowed: a float below 1e-38 would be flushed to 0
+    if (f == 1) return;
     Chunk chunk = chunk_of(arrays);
     real* x = arrays.at[0][chunk.array];
-    for (long long i = chunk.begin + threadIdx.x; i < chunk.end; i += 256) x[i] *= f;
+    for (long long i = chunk.begin + threadIdx.x; i < chunk.end; i += 256) x[i] = real(x[i] * f);
 }
 
 __device__ __forceinline__ float root_of(float x) { return sqrtf(x); }
