@@ -27,6 +27,13 @@ def source(mutant: Mutant) -> str:
     return (ROOT / PACKAGE / mutant.file).read_text(encoding="utf-8")
 
 
+def meaning(mutant: Mutant, text: str) -> object:
+    """Of Python what it parses to; of CUDA the words. (Whether those compile, the sandbox sees.)"""
+    if mutant.file.endswith(".py"):
+        return ast.dump(ast.parse(text))
+    return re.sub(r"//.*", "", text).split()
+
+
 # ---- the table ----
 
 
@@ -34,14 +41,14 @@ def source(mutant: Mutant) -> str:
 def test_a_mutant_fits_the_code_and_changes_what_it_does(mutant):
     before, after = source(mutant), mutant.applied(source(mutant))
     # The mistake is one of meaning: it parses, and it is more than a comment.
-    assert ast.dump(ast.parse(after)) != ast.dump(ast.parse(before))
+    assert meaning(mutant, after) != meaning(mutant, before)
 
 
 def test_there_are_enough_mutants_of_every_area_and_their_names_differ():
     assert not [name for name, n in Counter(m.name for m in MUTANTS).items() if n > 1]
     areas = Counter(m.area for m in MUTANTS)
     assert sum(areas.values()) >= report.LEAST_MUTANTS
-    for area in ("ops", "engine", "fused", "optim", "clip", "tbptt"):
+    for area in ("ops", "engine", "fused", "optim", "clip", "tbptt", "gpu"):
         assert areas[area] >= 5, area
     assert all(m.mistake for m in MUTANTS)
 
@@ -135,6 +142,19 @@ def test_tests_that_fail_anyway_or_select_nothing_kill_nothing(project):
         list(workers.judge([broken, empty]))
     assert "tests/test_spare.py: failed, tests/test_spare.py::test_spare" in str(error.value)
     assert "-k nothing: invalid, pytest ended with 5" in str(error.value)
+
+
+def test_a_kernel_that_does_not_compile_kills_nothing(project):
+    text = (
+        "class CompileError(AssertionError): pass\n\n\n"
+        f"def test_it():\n    from {PACKAGE} import SPARE\n    if SPARE != 1:\n"
+        "        raise CompileError('c++ -O2 ' + 99 * 'and so on ')\n"
+    )
+    (project / "tests/test_kernel.py").write_text(text, encoding="utf-8")
+    wrong = mutant("wrong", "SPARE = 1", "SPARE = 2", "tests/test_kernel.py")
+    with Workers(project, 1) as workers:
+        (only,) = workers.judge([wrong])
+    assert (only.state, only.outcome.detail) == ("INVALID", "tests/test_kernel.py::test_it")
 
 
 def test_closing_ends_what_runs_and_leaves_nothing(project):

@@ -290,11 +290,15 @@ def test_every_variant(monkeypatch, variant):
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-def test_columns_of_all_warps(monkeypatch, tf32):
-    """250 units: every warp has columns of W_hh to multiply, and the last of them are padding."""
-    arrays = inputs("lstm", 2, 8, 2, 250, np.float32)
-    tolerance = 2e-3 if tf32 else 2e-5
-    compare(monkeypatch, "lstm", "persistent", CpuDevice(tf32=tf32), arrays, tolerance)
+@pytest.mark.parametrize(("cell", "H"), [("lstm", 250), ("gru", 260), ("rnn", 516)])
+def test_columns_of_all_warps(monkeypatch, cell, H, tf32):
+    """Every warp has columns of W_hh to multiply, and the last of them are padding.
+
+    There are more columns, and more blocks that send something, than are loaded at the same time.
+    """
+    arrays = inputs(cell, 2, 8, 2, H, np.float32)
+    tolerance, kept = 2e-3 if tf32 else 2e-5, options(cell, 2, 8)
+    compare(monkeypatch, cell, "persistent", CpuDevice(tf32=tf32), arrays, tolerance, **kept)
 
 
 def test_the_order_of_threads_does_not_matter(monkeypatch):

@@ -52,21 +52,30 @@ def test_an_op_knows_its_ways(impl):
         OPS["lstm"](*arrays, impl=impl)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("cell", OPS)
-def test_an_infinite_weight_does_not_reach_a_row_that_has_ended(kernels, cell, way):
+def infinite_weight(cell, **how):
     """0 times infinity is NaN: what was not sent must not be multiplied, either."""
     arrays = inputs(cell, 4, 3, 2, 5, np.float32)
-    kept = options(cell, 4, 3, seed=1) | {"ended": np.zeros((4, 3), bool)}
+    kept = options(cell, 4, 3, seed=1) | {"ended": np.zeros((4, 3), bool)} | how
     kept["ended"][:, 1] = True  # this row never begins
     recurrent = 3 if cell == "lstm" else 2
-    wanted = [a.copy() for a in run(OPS[cell], arrays, impl=way, **kept)]
+    wanted = [a.copy() for a in run(OPS[cell], arrays, **kept)]
     arrays[1 + recurrent][...] = np.inf
     with np.errstate(all="ignore"):
-        found = run(OPS[cell], arrays, impl=way, **kept)
+        found = run(OPS[cell], arrays, **kept)
     np.testing.assert_array_equal(found[0][:, :, 1], wanted[0][:, :, 1])  # states
     np.testing.assert_array_equal(found[1][:, 1], wanted[1][:, 1])  # the gradient of x
     np.testing.assert_array_equal(found[2][1], wanted[2][1])  # and of the first state
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cell", OPS)
+def test_an_infinite_weight_does_not_reach_a_row_that_has_ended(kernels, cell, way):
+    infinite_weight(cell, impl=way)
+
+
+@pytest.mark.parametrize("cell", OPS)
+def test_nor_does_an_infinite_weight_in_the_loop_of_the_op(cell):
+    infinite_weight(cell)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -96,18 +96,19 @@ def test_a_long_window(cp):
     agree(run(OPS["lstm"], arrays, "cuda", impl="persistent"), wanted, 1e-4)
 
 
-def test_blocks_that_could_not_meet_are_refused(cp, monkeypatch):
+def test_blocks_that_could_not_meet_are_refused(cp):
     """One block more than the chip runs at a time would wait forever."""
-    from tinygrad_rnn.backends.cupy_kernels import CudaDevice, _resident
+    from tinygrad_rnn.backends.cupy_kernels import CudaDevice, resident
 
-    device = CudaDevice(0)
+    device = CudaDevice()
     plan = window.plan("lstm", 64, 512, device)
-    room = device.processors * _resident(plan.variant, "sequence_forward", plan.shared_forward)
+    name, shared = "sequence_forward", plan.shared_forward
+    room = device.processors * resident(plan.variant, name, device.number, shared)
     assert room >= plan.blocks
-    launch = (plan.variant, "sequence_forward")
-    device.launcher(*launch, room, plan.shared_forward, together=True)
+    device.launcher(plan.variant, name, room, shared, together=True)
     with pytest.raises(tg.DeviceError, match="they would wait forever"):
-        device.launcher(*launch, room + 1, plan.shared_forward, together=True)
+        device.launcher(plan.variant, name, room + 1, shared, together=True)
+    device.launcher(plan.variant, name, room + 1, shared, together=False)
 
 
 def test_a_window_on_another_stream(cp):

@@ -6,7 +6,7 @@ mutant would stay green on that mistake. Every mutant here is made by hand and s
 got wrong; random ones are mostly what nobody would write.
 
     mutant.py      what a mutant is
-    ops.py core.py sequence.py training.py layers.py      the mutants, by area
+    ops.py core.py sequence.py training.py layers.py watch.py gpu.py      the mutants, by area
     mutants.py     all of them in one table
     sandbox.py     a private copy of the project, in which one mutant at a time is tested
     profile.py     what the pytest in there is told about Hypothesis

@@ -1,6 +1,6 @@
 """All mutants, in one table."""
 
-from tests.mutation import core, layers, ops, sequence, training, watch
+from tests.mutation import core, gpu, layers, ops, sequence, training, watch
 
 MUTANTS = [
     *ops.MUTANTS,
@@ -9,4 +9,5 @@ MUTANTS = [
     *training.MUTANTS,
     *layers.MUTANTS,
     *watch.MUTANTS,
+    *gpu.MUTANTS,
 ]

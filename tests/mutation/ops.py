@@ -165,13 +165,13 @@ LINALG = [
 ]  # fmt: skip
 
 LOSS = [
-    op("cross-entropy-smoothing", "ops/loss.py", "-= factor[:, 0] * (1 - label_smoothing)",
-       "-= factor[:, 0]", CROSS_ENTROPY, "smoothing in the loss, not in its gradient"),
-    op("cross-entropy-count", "ops/loss.py", "count = xp.maximum(xp.sum(counted), 1)",
-       "count = xp.maximum(xp.sum(counted | True), 1)", OPS,
+    op("cross-entropy-smoothing", "backends/base.py", "-= factor * (1 - smoothing)",
+       "-= factor", CROSS_ENTROPY, "smoothing in the loss, not in its gradient"),
+    op("cross-entropy-count", "backends/base.py", "xp.maximum(xp.sum(counted), 1)",
+       "xp.maximum(xp.sum(counted | True), 1)", OPS,
        "the mean over ignored targets, too"),
-    op("cross-entropy-ignored", "ops/loss.py", "xp.where(counted, each.reshape(-1), 0)",
-       "xp.where(counted | True, each.reshape(-1), 0)", OPS,
+    op("cross-entropy-ignored", "backends/base.py", "xp.where(counted, factor, 0)",
+       "xp.where(counted | True, factor, 0)", OPS,
        "a gradient for ignored targets"),
     op("cross-entropy-seed", "ops/loss.py", 'each = g / count if reduction == "mean" else g',
        'each = (g * 0 + 1) / count if reduction == "mean" else g', GAPS,

@@ -9,7 +9,8 @@ closed here:
 * **Old bytecode is run.** Python takes a cached ``.pyc`` for current if size and second of the
   source agree, and ``+`` for ``-`` changes neither. Whenever a file is written, its cache goes.
 * **A crash counts as a kill.** Only tests that ran and failed kill a mutant. What else can end
-  pytest (a syntax error, nothing selected) is a mistake of the table: *invalid*.
+  pytest (a syntax error, nothing selected), or fail a test (a kernel that no longer compiles), is
+  a mistake of the table: *invalid*.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Sandbox:
         self.environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(self.root), str(plugins)]),
+            "COLUMNS": "300",  # of pytest's last words, which end with the kind of error
             "HYPOTHESIS_STORAGE_DIRECTORY": str(home / "hypothesis"),
             # One core each: the workers are the parallelism.
             **dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
@@ -165,5 +167,6 @@ def _read(code: int, output: str, seconds: float) -> Outcome:
         return Outcome("passed", seconds)
     failed = [line.removeprefix("FAILED ") for line in lines if line.startswith("FAILED ")]
     if code == 1 and failed:  # "- AssertionError ..." follows the test's name
-        return Outcome("failed", seconds, failed[0].partition(" - ")[0])
+        test, _, error = failed[0].partition(" - ")
+        return Outcome("invalid" if "CompileError" in error else "failed", seconds, test)
     return Outcome("invalid", seconds, f"pytest ended with {code}: {' | '.join(lines[-4:])}")

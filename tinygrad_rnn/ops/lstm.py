@@ -171,7 +171,7 @@ def _(
             limit_columns(dh, limit)
             limit_columns(dc, limit)
         if ended is not None:
-            dh += h_by
+            hold(dh, h_by, ended[t])  # not a sum: 0 times an infinite weight is NaN
             hold(dc, c_by, ended[t])
         dh += dh_out[t].T
         dc += dc_out[t].T

@@ -170,7 +170,7 @@ def _(
         if limit is not None:
             limit_columns(dh, limit)
         if ended is not None:
-            dh += by
+            hold(dh, by, ended[t])  # not a sum: 0 times an infinite weight is NaN
         dh += dh_out[t].T
     dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
     return dx, dh.T, dw_ih, dw_hh, db, db

@@ -41,9 +41,9 @@ class Variant:
         return ("-std=c++17", *(f"-D{name}={value}" for name, value in self.macros))
 
     def source(self) -> str:
-        """The whole text: what all kernels share, the cells where they are needed, this file."""
-        cells = _text("cells.cuh") if self.file in CELL_FILES else ""
-        return "\n".join([_text("common.cuh"), cells, _text(f"{self.file}.cu")])
+        """The whole text: what all kernels share, what this file builds on, and the file."""
+        parts = ["common.cuh", *BUILDS_ON.get(self.file, ()), f"{self.file}.cu"]
+        return "\n".join(map(_text, parts))
 
 
 @cache
@@ -58,8 +58,8 @@ POINTWISE: dict[str, tuple[str, ...]] = {
     "update": ("sum_squares", "scale", "adam"),
 }
 POINTWISE_ROOM = 256 * 8  # bytes of shared memory: a number for each thread
-# Files that have the cells in front of them, and the number of gates of each cell.
-CELL_FILES = {"steps", "sequence"}
+# What stands in front of a file, and the number of gates of each cell.
+BUILDS_ON = {"steps": ("cells.cuh",), "sequence": ("cells.cuh", "product.cuh")}
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 # For sequence.cu: how many units a block owns, and for which columns per warp (H / 8, rounded up)
 # and cells per thread there is code. More would not fit into the registers of a thread.

@@ -19,14 +19,13 @@
 // The same kernel does one step per launch (t_from + 1 == t_to): then nobody waits inside, and any
 // number of blocks may run.
 //
-// Macros: CELL (cells.cuh), UNITS, KW, CELLS (cells per thread), TF32 (products on tensor cores).
+// Macros: CELL (cells.cuh), TF32 (product.cuh), UNITS, KW, CELLS (cells per thread).
 // tests/test_sequence_kernels.py runs this file on a CPU.
 
 #ifndef UNITS
 #define UNITS 16
 #define KW 64
 #define CELLS 1
-#define TF32 0
 #endif
 
 constexpr int THREADS = 256;
@@ -36,111 +35,9 @@ constexpr int PADDED = WARPS * KW;    // H, rounded up
 constexpr int TILE = PADDED + 4;      // stride of a row of h in shared memory: no bank conflicts
 constexpr int SUMS = ROWS + 8;        // stride of a row of sums
 constexpr int SLOPE_TILE = ROWS + 4;  // stride of a row of slopes
-constexpr int LOADS = CELLS > 2 ? 2 : 4;  // loads on their way, as far as registers go
+// Loads on their way at the same time, as far as registers go: one takes 700 cycles, however many do.
+constexpr int LOADS = CELLS > 2 ? 2 : 4;
 constexpr int PLAIN_GATES = CELL == 3 ? 2 : GATES;  // whose two biases may be added up
-
-// ---- a product whose left factor stays in the registers of a warp ----
-
-#if TF32
-
-__device__ __forceinline__ real as_operand(real x) { return __uint_as_float(to_tf32(x)); }
-
-// out[b][m] = sum_i weight(m, i) in[b][i] for 8 rows b at once, on tensor cores.
-template <int OUT, int IN>
-struct Product {
-    static constexpr int AT_ONCE = 8;
-    unsigned w[OUT / 16][IN / 8][4];
-
-    template <class Weight>
-    __device__ __forceinline__ void load(Weight weight) {
-        int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
-#pragma unroll
-        for (int m = 0; m < OUT / 16; m++)
-#pragma unroll
-            for (int i = 0; i < IN / 8; i++)
-#pragma unroll
-                for (int k = 0; k < 4; k++)
-                    w[m][i][k] = to_tf32(
-                        weight(16 * m + group + 8 * (k % 2), 8 * i + place + 4 * (k / 2)));
-    }
-
-    template <class Store>
-    __device__ __forceinline__ void run(const real* in, int stride, Store store) const {
-        int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
-        float sum[OUT / 16][4] = {};
-#pragma unroll
-        for (int i = 0; i < IN / 8; i++) {
-            unsigned v[2];
-            v[0] = __float_as_uint(in[group * stride + 8 * i + place]);
-            v[1] = __float_as_uint(in[group * stride + 8 * i + place + 4]);
-#pragma unroll
-            for (int m = 0; m < OUT / 16; m++) multiply_add_tf32(sum[m], w[m][i], v);
-        }
-#pragma unroll
-        for (int m = 0; m < OUT / 16; m++)
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                store(2 * place + k % 2, 16 * m + group + 8 * (k / 2), sum[m][k]);
-    }
-};
-
-#else
-
-__device__ __forceinline__ real as_operand(real x) { return x; }
-
-// The same for 4 rows b at once, in plain float32. Lanes form 8 groups, which split the outputs,
-// times 4 places, which split the inputs: so each number read from shared memory meets OUT / 8
-// weights, and in the end lane and lane exchange halves until each place has the sums of one row.
-template <int OUT, int IN>
-struct Product {
-    static constexpr int AT_ONCE = 4;
-    static constexpr int MINE = OUT / 8;
-    real w[MINE][IN / 4];
-
-    template <class Weight>
-    __device__ __forceinline__ void load(Weight weight) {
-        int group = threadIdx.x % 8, place = threadIdx.x % 32 / 8;
-#pragma unroll
-        for (int m = 0; m < MINE; m++)
-#pragma unroll
-            for (int i = 0; i < IN / 4; i++)
-                w[m][i] = weight(8 * m + group, 16 * (i / 4) + 4 * place + i % 4);
-    }
-
-    template <class Store>
-    __device__ __forceinline__ void run(const real* in, int stride, Store store) const {
-        int group = threadIdx.x % 8, place = threadIdx.x % 32 / 8;
-        real sum[4][MINE] = {};
-#pragma unroll
-        for (int i = 0; i < IN / 16; i++) {
-#pragma unroll
-            for (int b = 0; b < 4; b++) {
-                float4 v = *reinterpret_cast<const float4*>(in + b * stride + 16 * i + 4 * place);
-#pragma unroll
-                for (int m = 0; m < MINE; m++) {
-                    sum[b][m] += w[m][4 * i] * v.x;
-                    sum[b][m] += w[m][4 * i + 1] * v.y;
-                    sum[b][m] += w[m][4 * i + 2] * v.z;
-                    sum[b][m] += w[m][4 * i + 3] * v.w;
-                }
-            }
-        }
-        bool upper = place & 2, odd = place & 1;
-#pragma unroll
-        for (int m = 0; m < MINE; m++) {
-            real pair[2];
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                real other = __shfl_xor_sync(~0u, upper ? sum[k][m] : sum[k + 2][m], 16);
-                pair[k] = (upper ? sum[k + 2][m] : sum[k][m]) + other;
-            }
-            real other = __shfl_xor_sync(~0u, odd ? pair[0] : pair[1], 8);
-            store(place, 8 * m + group, (odd ? pair[1] : pair[0]) + other);
-        }
-    }
-};
-
-#endif
 
 // Which cell is the n-th of this thread, and whether there is one.
 struct Cell {
@@ -269,6 +166,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_forward(
 
 // ---- backward ----
 
+// What N parts have sent, added to `sum` one after the other. All loads are on their way before the
+// first is needed.
+template <int N>
+__device__ __forceinline__ real add_up(real sum, const real* sent, size_t next) {
+    real v[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = load_shared_by_blocks(sent + i * next);
+#pragma unroll
+    for (int i = 0; i < N; i++) sum += v[i];
+    return sum;
+}
+
 // From t_from - 1 down to t_to. dh, dc (T+1, B, H): what reaches each state from outside. Writes
 // slopes (T, B, SLOPES H). `carry` (2, B, H) holds what goes from step to step by no weight, of h
 // and of c, between launches; with `finish`, in the end, the gradient of the first state.
@@ -337,9 +246,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
                 size_t block = (size_t((t + 1) & 1) * slices + slice) * parts;
                 const real* sent = exchange + (block * slice_rows + cell.local_b) * PADDED + cell.unit;
                 real sum = real(0);
-#pragma unroll 4 * LOADS
-                for (int p = 0; p < parts; p++)
-                    sum += load_shared_by_blocks(sent + size_t(p) * slice_rows * PADDED);
+                size_t next = size_t(slice_rows) * PADDED;
+                int p = 0;
+                for (; p + 4 * LOADS <= parts; p += 4 * LOADS)
+                    sum = add_up<4 * LOADS>(sum, sent + p * next, next);
+                for (; p + 8 <= parts; p += 8) sum = add_up<8>(sum, sent + p * next, next);
+                for (; p < parts; p++) sum = add_up<1>(sum, sent + p * next, next);
                 d[n].h += sum;
             }
         }
