@@ -28,11 +28,12 @@ NOTHING_TO_RUN_ON, LOST = 2, 70  # exit codes of a worker
 INTRODUCTION = """\
 # On a GPU, measured
 
-Written by `make bench-gpu`. Times are medians of calls on an idle device, the host's part included;
-those who are compared take turns. Ratios: our time over PyTorch's, turn by turn, then the median
-(lowest - highest); **below 1 this project is the faster**. It stands under the names of its
-implementations; `auto` chooses one by itself. Like is compared with like: `strict` is float32
-throughout in both, `TF32` lets both round the factors of their matrix products to 10 bits.
+Written by `make bench-gpu`. Times are medians of calls on an idle device, the host's part included.
+Those who are compared take turns; of short calls each makes two in a turn, and the second counts.
+Ratios: our time over PyTorch's, turn by turn, then the median (lowest - highest); **below 1 this
+project is the faster**. It stands under the names of its implementations; `auto` chooses one by
+itself. Like is compared with like: `strict` is float32 throughout in both, `TF32` lets both round
+the factors of their matrix products to 10 bits.
 The floor is the larger of FLOPs over the rate of a large product and bytes over the rate of a large
 copy, both measured here. The error of a layer is the largest relative error (2-norm) among its
 output and gradients, against PyTorch's layer in float64. Host: until Python had handed over all

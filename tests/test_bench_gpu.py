@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import gpu, gpu_counts, gpu_layers
+from benchmarks import gpu, gpu_clock, gpu_counts, gpu_layers
 from benchmarks.gpu_clock import (
     MARK,
     DeviceLostError,
@@ -136,12 +136,18 @@ class Spy:
             raise ValueError("broken")
 
 
-def test_those_who_are_compared_take_turns_and_nobody_is_always_first(place, capsys):
+@pytest.mark.parametrize("short", [True, False])
+def test_those_who_are_compared_take_turns_and_nobody_is_always_first(
+    place, monkeypatch, capsys, short
+):
+    """Short calls are made twice in a turn; which one counts shows in their number only."""
+    monkeypatch.setattr(gpu_clock, "SHORT", 60 * short)
     log, failed = [], {}
     runs = {name: Spy(log, name) for name in "abc"}
     samples = take_turns(place, runs, turns=3, seconds=60, failed=failed)
     calls = "".join(name for name in log if len(name) == 1)
-    assert calls == "aaabbbccc" + "abc" + "bca" + "cab"  # three warm-ups each, then the turns
+    turns = "abc" + "bca" + "cab"  # after three calls each to warm up
+    assert calls == "aaabbbccc" + "".join(name * (1 + short) for name in turns)
     assert log[:2] == ["prepare a", "a"]
     assert {who: len(s.ms) for who, s in samples.items()} == {"a": 3, "b": 3, "c": 3}
     assert failed == {}

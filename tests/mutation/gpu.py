@@ -84,8 +84,8 @@ FORWARD = [
 ]  # fmt: skip
 
 BACKWARD = [
-    gpu("backward-to-the-ended", SEQUENCE, "!cell.real_one || had_ended", "!cell.real_one", INFINITE,
-        "0 times an infinite weight added to the gradient of a row that is over"),
+    gpu("backward-to-the-ended", SEQUENCE, "!cell.real_one || had_ended", "!cell.real_one",
+        INFINITE, "0 times an infinite weight added to the gradient of a row that is over"),
     gpu("step-to-the-ended", STEPS, "received && !(ended", "received && !(false && ended",
         INFINITE, "the same where cuBLAS multiplies"),
     gpu("loop-to-the-ended", "ops/lstm.py", "hold(dh, h_by, ended[t])", "dh += h_by", INFINITE,
