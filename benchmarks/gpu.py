@@ -98,7 +98,12 @@ def programs(sizes: list[str]) -> dict[str, Any]:
 def missing() -> str:
     """Which package is not here, "" if none."""
     gone = [name for name in ("cupy", "torch") if importlib.util.find_spec(name) is None]
-    return f"benchmarks.gpu needs {' and '.join(gone)}, not installed here" if gone else ""
+    if not gone:
+        return ""
+    return (
+        f"{sys.executable} lacks {' and '.join(gone)}, which benchmarks.gpu needs; install that, or "
+        f"name another Python: make bench-gpu GPU_PYTHON=/path/to/python"
+    )
 
 
 def unusable(place: Place) -> str:

@@ -153,9 +153,10 @@ def test_take_and_sum_columns(seed, dtype, V, B, G):
     matrix, summed = drawn(seed, dtype, (G, V), (G, B))
     index = np.random.default_rng(seed).integers(0, V, B)
     for there in (CPU, PLAIN):
-        out = np.full((G, B), np.nan, dtype)
-        there.take_columns(matrix, index, out)
-        np.testing.assert_array_equal(out, matrix[:, index])
+        steps = np.stack([index, index[::-1]])
+        out = np.full((2, G, B), np.nan, dtype)
+        there.take_columns(matrix, steps, out)
+        np.testing.assert_array_equal(out, [matrix[:, numbers] for numbers in steps])
         total = there.sum_columns(summed, index, V)
         expected = summed.astype(np.float64) @ np.eye(V)[index]
         assert total.dtype == dtype

@@ -272,9 +272,9 @@ def test_row_numbers_are_sorted_and_equal_ones_stay_in_order(most, rows):
 def test_take_and_sum_columns(dtype, height, count, size):
     matrix, summed = drawn(9, dtype, (height, size), (height, count))
     index = np.random.default_rng(10).integers(0, size, count).astype(np.uint16)
-    out = np.full((height, count), np.nan, dtype)
-    GPU.take_columns(matrix.T.copy().T, index, out)
-    np.testing.assert_array_equal(out, matrix[:, index])
+    out = np.full((1, height, count), np.nan, dtype)
+    GPU.take_columns(matrix.T.copy().T, index[None], out)
+    np.testing.assert_array_equal(out[0], matrix[:, index])
     total = GPU.sum_columns(summed, index, size)
     wanted = np.zeros((size, height))
     np.add.at(wanted, index, summed.T.astype(np.float64))

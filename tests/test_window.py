@@ -179,3 +179,19 @@ def test_targets_on_the_device_are_checked_with_one_look(backend):
     for wrong in ([0, -100, 4], [-1, -100, 0]):
         with pytest.raises(IndexError, match=r"index (4|-1) is out of range"):
             nn.functional.cross_entropy(logits, backend.tensor(np.array(wrong)))
+
+
+@pytest.mark.parametrize("wrong", ["no", 1, None])
+def test_a_switch_is_true_or_false_and_has_one_name(wrong):
+    from tinygrad_rnn.backends import cuda_settings
+
+    with pytest.raises(tg.DTypeError, match=r"cuda_settings\.tf32 is True or False, got"):
+        cuda_settings.tf32 = wrong
+    assert cuda_settings.tf32 is False
+    with pytest.raises(AttributeError):
+        cuda_settings.tf_32 = True
+
+
+def test_a_gpus_number_alone_is_no_place():
+    with pytest.raises(tg.DTypeError, match=r"devices have names, such as 'cuda:0'"):
+        tg.tensor([1.0]).to(0)

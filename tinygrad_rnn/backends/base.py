@@ -99,8 +99,11 @@ class Backend:
             check_range(int(low), int(high), size, op, lowest=lowest)
 
     def take_columns(self, matrix: Array, index: Array, out: Array) -> None:
-        """``out[:, k] = matrix[:, index[k]]``: (G, V) and (B,) into (G, B); `index` is in range."""
-        out[...] = matrix[:, index]
+        """Columns picked for every step, ``out[t] = matrix[:, index[t]]``: (G, V) and (T, B) into
+        (T, G, B); `index` is in range.
+        """
+        for columns, numbers in zip(out, index, strict=True):
+            columns[...] = matrix[:, numbers]
 
     def sum_columns(self, matrix: Array, index: Array, size: int) -> Array:
         """Columns of equal number added up: (G, N) and (N,) to (G, size); undoes `take_columns`."""
@@ -204,8 +207,8 @@ class Backend:
         """
         if impl not in ("auto", "fused"):
             raise DataError(
-                f"impl={impl!r} is a kernel of its own, which the {self.name} backend does not "
-                f"have; use impl='auto'"
+                f"{cell}: impl={impl!r} is a kernel of its own, which the {self.name} backend does "
+                f"not have; use impl='auto'"
             )
         return None
 

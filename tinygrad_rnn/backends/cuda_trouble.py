@@ -15,6 +15,7 @@ fails in a way that is not understood is quoted as CuPy said it, never swallowed
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 __all__ = ["diagnose"]
@@ -22,11 +23,13 @@ __all__ = ["diagnose"]
 # Two statuses of the CUDA runtime (driver_types.h) that every driver, of any age, may answer with.
 INSUFFICIENT_DRIVER, NO_DEVICE = 35, 100
 
+# This Python's own pip: people have several, and the one that answers to "pip" is often another's.
+PIP = f"{sys.executable} -m pip"
 EXTRAS = (
-    "pip install 'tinygrad_rnn[cuda13]' (or, where the driver ends at CUDA 12, "
-    "pip install 'tinygrad_rnn[cuda12]'), or use device='cpu'"
+    f"{PIP} install 'tinygrad_rnn[cuda13]' (or, where the driver ends at CUDA 12, "
+    f"{PIP} install 'tinygrad_rnn[cuda12]'), or use device='cpu'"
 )
-SHOW = 'see what it finds with: python -c "import cupy; cupy.show_config()"'
+SHOW = f'see what it finds with: {sys.executable} -c "import cupy; cupy.show_config()"'
 
 # What a line of an error's text contains -> what is missing.
 MISSING = {
@@ -94,8 +97,8 @@ def _older(driver: int, built_for: int) -> str:
     """What helps where CuPy is newer than the driver."""
     if built_for // 1000 > driver // 1000 == 12:
         return (
-            f"update the driver, or use the other extra: pip uninstall cupy-cuda"
-            f"{built_for // 1000}x, then pip install 'tinygrad_rnn[cuda12]'"
+            f"update the driver, or use the other extra: {PIP} uninstall cupy-cuda"
+            f"{built_for // 1000}x, then {PIP} install 'tinygrad_rnn[cuda12]'"
         )
     return "update the driver"
 
@@ -135,7 +138,7 @@ def _why(error: BaseException, major: int) -> str:
             if sign in line:
                 return (
                     f"{what} cannot be found ({type(error).__name__}: {line.strip()}); install "
-                    f"the CUDA libraries: pip install 'tinygrad_rnn[cuda{major}]', which is "
+                    f"the CUDA libraries: {PIP} install 'tinygrad_rnn[cuda{major}]', which is "
                     f"'cupy-cuda{major}x[ctk]'"
                 )
     return f"CuPy sees a GPU but cannot compute on it ({_quoted(error)}); {SHOW}"

@@ -77,12 +77,8 @@ class CudaDevice:
                     f"{name}: {blocks} blocks wait for each other, but this GPU runs only {room} "
                     f"at a time; they would wait forever. Use impl='fused'"
                 )
-        started, grid, block = (
-            kernel_of(variant, name, self.number, together=together),
-            (blocks,),
-            (THREADS,),
-        )
-        return lambda arguments: started(grid, block, arguments, shared_mem=shared)
+        start = kernel_of(variant, name, self.number, together=together)
+        return lambda arguments: start((blocks,), (THREADS,), arguments, shared_mem=shared)
 
 
 @cache

@@ -5,7 +5,7 @@
 
     softmax_cross_entropy, ..._backward     1 launch each, instead of about a dozen
     scatter_add, sum_columns                2: row numbers are sorted, then runs of them are summed
-    take_columns                            1, for one step or for all steps of a window
+    take_columns                            1 for all steps of a window
 
 All of it is deterministic: the order of every sum follows from sizes and row numbers alone, so that
 the same step gives the same bits again. Nothing waits for the device. (One thing would on any GPU:
@@ -184,11 +184,11 @@ class SmallKernels(UpdateKernels):
         return found, order
 
     def take_columns(self, matrix: Array, index: Array, out: Array) -> None:
-        """As in the contract, in one launch; the whole of ``(T, B)`` into ``(T, G, B)``, too."""
+        """As in the contract, in one launch."""
         if matrix.dtype not in REAL or out.dtype != matrix.dtype or not out.flags.c_contiguous:
             super().take_columns(matrix, index, out)
             return
-        steps, count = (1, *index.shape)[-2:]
+        steps, count = index.shape
         height, size = matrix.shape
         if not out.size:
             return

@@ -8,7 +8,7 @@ are a launch each for up to 48 arrays: three for what would be a dozen per array
 the arrays travel in a struct that is an argument, so nothing is copied to the device, and the norm
 and the factor stay there: nothing waits. Sums have a fixed order, so they are deterministic.
 
-`Kernels` are the four methods that a backend fills in. CuPy is not imported here, its namespace is
+`Kernels` are the three methods that a backend fills in. CuPy is not imported here, its namespace is
 ``self.xp``: so the tests run all of this on NumPy arrays, the kernels included.
 """
 
@@ -136,7 +136,7 @@ class UpdateKernels(Kernels):
                     scale = self.kernel("update", "scale", REAL=real)
                     scale((blocks,), (256,), (packed, factor))
         for (array,) in rest:
-            array[...] = array * factor  # in float64, as above
+            array[...] = array * factor  # in float64, as the kernel does
 
     def adam_step(
         self,

@@ -1,7 +1,7 @@
 """A recurrent layer's time loop as a GPU does it: three ways, all of them the shared loop's equal.
 
-The loops in `ops/lstm.py` and its neighbours hand each step to the array library, five calls a
-step. A GPU is done with such a step before Python has asked for the next, so here the whole window
+The loops in `ops/lstm.py` and its neighbours hand each step to the array library, a dozen calls or
+more. A GPU is done with such a step before Python has asked for the next, so here the whole window
 is one thing a backend may do in its own way:
 
     "fused"       per step one matrix product (cuBLAS) and one pointwise kernel      steps.cu
@@ -29,7 +29,6 @@ from tinygrad_rnn.backends.kernels import GATES, REAL, SEQUENCE, Variant, find
 from tinygrad_rnn.errors import DataError
 
 WARPS, THREADS = 8, 256  # of a block, as in sequence.cu
-WAYS = ("fused", "step", "persistent")
 # "auto" takes the persistent kernel where the batch needs at most this many launches of it, one
 # after the other; beyond that cuBLAS is quicker.
 MOST_LAUNCHES = 2
@@ -72,8 +71,8 @@ class Window:
 
     def __init__(self, device: Device, cell: str, relu: bool) -> None:
         self.device, self.cell, self.relu = device, cell, int(relu)
-        self.gates = GATES[cell]
-        self.slopes = 4 if cell == "gru" else self.gates
+        self.n_gates = GATES[cell]
+        self.n_slopes = 4 if cell == "gru" else self.n_gates
 
     def forward(
         self,
@@ -115,7 +114,7 @@ class Window:
         T, B = gates.shape[:2]
         H, xp, lstm = w_hh.shape[1], self.device.xp, self.cell == "lstm"
         g, w_hh, ended = self._whole(g), self._whole(w_hh), self._mask(ended, T, B)
-        slopes = xp.empty((T, B, self.slopes * H), dtype=gates.dtype)
+        slopes = xp.empty((T, B, self.n_slopes * H), dtype=gates.dtype)
         carry = xp.empty((2, B, H), dtype=gates.dtype)
         c, dc = (states[1], g[1]) if lstm else (None, None)
         given = (gates, states[0], c, q, ended, g[0], dc)
@@ -133,7 +132,7 @@ class Window:
         return self._whole(self.device.xp.broadcast_to(ended, (T, B)).astype(bool, copy=False))
 
     def run(self, arrays: tuple[Any, ...], T: int, B: int, H: int) -> None:
-        """All steps, first to last."""
+        """All steps, first to last: gates, w_hh, b_ih, b_hh, h, c, q, ended as in `forward`."""
         raise NotImplementedError
 
     def run_backward(
@@ -146,7 +145,10 @@ class Window:
         B: int,
         H: int,
     ) -> None:
-        """All steps, last to first."""
+        """All steps, last to first. `given`: gates, h, c, q, ended, and the gradients of h and c.
+
+        `carry` (2, B, H) receives the gradients of the first states.
+        """
         raise NotImplementedError
 
 
@@ -154,7 +156,7 @@ class FusedWindow(Window):
     """Two launches a step: the product W_hh h in cuBLAS, and the rest of the step."""
 
     def _launcher(self, name: str, dtype: Any, B: int, H: int) -> Callable[..., None]:
-        variant = find("steps", CELL=self.gates, REAL=REAL[dtype])
+        variant = find("steps", CELL=self.n_gates, REAL=REAL[dtype])
         return self.device.launcher(variant, name, -(-B * H // THREADS), 0, together=False)
 
     def run(self, arrays: tuple[Any, ...], T: int, B: int, H: int) -> None:
@@ -218,17 +220,17 @@ class Plan:
 def plan(cell: str, B: int, H: int, device: Device) -> Plan | None:
     """The best plan for a layer, or None where there is no code for so many units.
 
-    The narrowest slices that the chip has room for: the more blocks work, the sooner a step is
-    done.
+    The narrowest slices with which all rows have their turn in one launch: the more blocks work,
+    the sooner a step is done. Where there are none, the widest that there is room for.
     """
     for units, columns, cells in SEQUENCE[cell]:
         kw = next((k for k in columns if WARPS * k >= H), None)
         if kw is None:
             continue
         parts, found = -(-H // units), None
+        room = device.processors // parts  # slices that run at the same time
         for slice_rows in (8, 16, 32):
             n = -(-units * slice_rows // THREADS)
-            room = device.processors // parts
             if n not in cells or room == 0:
                 continue
             slices = min(room, -(-B // slice_rows))
@@ -318,8 +320,8 @@ class KernelWindow(Window):
         start = self._launcher("sequence_backward", p.shared_backward)
         # From `end` - 1 down to `first`. Where each launch does one step, one more launch gathers
         # what the first step has sent.
-        whole = int(self.persistent)
-        numbers = [(end, first, T, whole) for first, end in self._spans(T)[::-1]]
+        finish = int(self.persistent)
+        numbers = [(end, first, T, finish) for first, end in self._spans(T)[::-1]]
         numbers += [] if self.persistent else [(0, 0, T, 1)]
         spans = [device.arguments(*span) for span in numbers]
         for b in self._batches(B):
@@ -338,7 +340,9 @@ def choose(
     """
     if dtype not in REAL:
         if way not in ("auto", "fused"):
-            raise _impossible(way, f"there are kernels for float32 and float64, not for {dtype}")
+            raise _impossible(
+                cell, way, f"there are kernels for float32 and float64, not for {dtype}"
+            )
         return None
     if way == "fused":
         return FusedWindow(device, cell, relu)
@@ -348,9 +352,9 @@ def choose(
             return FusedWindow(device, cell, relu)
         return KernelWindow(device, cell, relu, made, persistent=True)
     if made is None:
-        raise _impossible(way, f"it has no code for {H} hidden units in {dtype} on this GPU")
+        raise _impossible(cell, way, f"it has no code for {H} hidden units in {dtype} on this GPU")
     return KernelWindow(device, cell, relu, made, persistent=way == "persistent")
 
 
-def _impossible(way: str, reason: str) -> DataError:
-    return DataError(f"impl={way!r} is not possible here: {reason}; use impl='auto'")
+def _impossible(cell: str, way: str, reason: str) -> DataError:
+    return DataError(f"{cell}: impl={way!r} is not possible here: {reason}; use impl='auto'")

@@ -52,6 +52,8 @@ def to(x: Any, *args: Any, dtype: Any = None, device: str | None = None) -> Any:
     for arg in args:
         if isinstance(arg, str) and not _names_dtype(arg):
             device = arg
+        elif isinstance(arg, int):  # a GPU's number, as elsewhere
+            raise DTypeError(f"to: {arg} is no dtype, and devices have names, such as 'cuda:{arg}'")
         else:
             dtype = arg
     if device is not None:

@@ -124,8 +124,7 @@ def project_inputs(x: Array, ids: Array | None, w_ih: Array, *, out: Array) -> N
         xp.matmul(w_ih, x.transpose((0, 2, 1)), out=out)
     else:
         projected = xp.matmul(w_ih, x.T)  # (G, V)
-        for t in range(len(ids)):
-            backend.take_columns(projected, ids[t], out[t])
+        backend.take_columns(projected, ids, out)
 
 
 def tiled(bias: Array | None, B: int) -> Array | None:

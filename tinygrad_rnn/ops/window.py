@@ -11,6 +11,7 @@ from typing import Any
 from tinygrad_rnn import backends
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.backends.window import Window
 from tinygrad_rnn.errors import DataError
 
 IMPLS = ("auto", "ops", "fused", "step", "persistent")  # what a layer's `impl` may be
@@ -79,7 +80,7 @@ def run_window(
 
 def is_window(cache: Any) -> bool:
     """Whether a cache is one of `run_window`, and not one of the loop in the op's own file."""
-    return hasattr(cache[0], "backward")
+    return isinstance(cache[0], Window)
 
 
 def window_gradients(g: Array, cache: Any, ended: Array | None) -> tuple[Array, Array]:

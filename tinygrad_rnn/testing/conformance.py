@@ -78,7 +78,8 @@ def _scatter_add_elements(s: Sizes, put: Put) -> list[Any]:
 
 
 def _take_columns(s: Sizes, put: Put) -> list[Any]:
-    return [put(s.normal(s.H, 5)), put(s.below(5, s.B)), put(s.empty(s.H, s.B))]
+    numbers = s.below(5, 3 * s.B).reshape(3, s.B)
+    return [put(s.normal(s.H, 5)), put(numbers), put(s.empty(3, s.H, s.B))]
 
 
 def _sum_columns(s: Sizes, put: Put) -> list[Any]:

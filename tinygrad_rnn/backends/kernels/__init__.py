@@ -37,7 +37,7 @@ class Variant:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Compiler options; -ftz is what CuPy adds anyway, so that the check compiles the same."""
+        """Compiler options. CuPy adds -ftz=true by itself; the compile check does, too."""
         return ("-std=c++17", *(f"-D{name}={value}" for name, value in self.macros))
 
     def source(self) -> str:

@@ -77,4 +77,6 @@ __device__ __forceinline__ double exp_of(double x) { return exp(x); }
 __device__ __forceinline__ float log_of(float x) { return logf(x); }
 __device__ __forceinline__ double log_of(double x) { return log(x); }
 // sigmoid(x) = tanh(x / 2) / 2 + 1/2: no exponential that could overflow.
-__device__ __forceinline__ real sigmoid_of(real x) { return real(0.5) * tanh_of(real(0.5) * x) + real(0.5); }
+__device__ __forceinline__ real sigmoid_of(real x) {
+    return real(0.5) * tanh_of(real(0.5) * x) + real(0.5);
+}

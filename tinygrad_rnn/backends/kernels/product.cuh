@@ -2,9 +2,9 @@
 //
 //     out[b][m] = sum_i weight(m, i) in[b][i]         OUT m's, IN i's, AT_ONCE rows b at a time
 //
-// `load` fetches the weights, once. `run` multiplies them by rows of shared memory, `stride` numbers
-// apart, and hands each result to `store(b, m, sum)`. In plain float32, or, with TF32, on tensor
-// cores, for which the numbers in shared memory have to be rounded before: `as_operand`.
+// `load` fetches the weights, once. `run` multiplies them by rows of shared memory, `stride`
+// numbers apart, and hands each result to `store(b, m, sum)`. In plain float32, or, with TF32, on
+// tensor cores, for which the numbers in shared memory have to be rounded before: `as_operand`.
 
 #ifndef TF32
 #define TF32 0
@@ -14,7 +14,7 @@
 
 __device__ __forceinline__ real as_operand(real x) { return __uint_as_float(to_tf32(x)); }
 
-// 8 rows at once: a warp is one tensor core product of (16, 8) times (8, 8) after the other.
+// 8 rows at once: a warp does one tensor core product of (16, 8) times (8, 8) after the other.
 template <int OUT, int IN>
 struct Product {
     static constexpr int AT_ONCE = 8;

@@ -1,6 +1,6 @@
 // Rows picked by number, and what belongs to rows of equal number added up again: the two halves of
-// an embedding. Adding with atomics would give other last digits in every run; here each sum has one
-// owner and one order, whatever the GPU does first.
+// an embedding. Adding with atomics would give other last digits in every run; here each sum has
+// one owner and one order, whatever the GPU does first.
 //
 // `sort_rows` puts the N numbers in order, equal ones as they came. What belongs to one row is then
 // a *run* of neighbours, and a run belongs to one block (`add_rows`) or one warp (`sum_columns`).
@@ -53,8 +53,8 @@ __device__ __forceinline__ Run run_of(const int* sorted, int count, int size, in
     return {row, k, first_of(sorted, count, row + 1)};
 }
 
-// target[number] += values: (size, width) and (count, width). Block (32, 8), grid (min(size, count),
-// ceil(width / 32)): a block owns 32 columns of a row. Its eight warps take every eighth value of
+// target[number] += values: (size, width) and (count, width). Block (32, 8), grid (min(size,
+// count), ceil(width / 32)): a block owns 32 columns of a row. Its eight warps take every eighth value of
 // the run, and their sums are added in order.
 extern "C" __global__ void __launch_bounds__(256) add_rows(
     real* target, const int* sorted, const int* order, const real* values, int count, int size,

@@ -16,10 +16,11 @@
 //   split the columns k, it sends its part of the sum for *all* units, and everyone adds up what
 //   has been sent for its own units, in the order of the parts: the result is always the same.
 //
-// The same kernel does one step per launch (t_from + 1 == t_to): then nobody waits inside, and any
-// number of blocks may run.
+// The same kernels do one step per launch (t_from and t_to next to each other): then nobody waits
+// inside, and any number of blocks may run.
 //
-// Macros: CELL (cells.cuh), TF32 (product.cuh), UNITS, KW, CELLS (cells per thread).
+// Macros: CELL (cells.cuh), TF32 (product.cuh), UNITS, KW, CELLS (cells per thread). `real` is
+// float here: four numbers are read as a float4.
 // tests/test_sequence_kernels.py runs this file on a CPU.
 
 #ifndef UNITS
@@ -35,7 +36,8 @@ constexpr int PADDED = WARPS * KW;    // H, rounded up
 constexpr int TILE = PADDED + 4;      // stride of a row of h in shared memory: no bank conflicts
 constexpr int SUMS = ROWS + 8;        // stride of a row of sums
 constexpr int SLOPE_TILE = ROWS + 4;  // stride of a row of slopes
-// Loads on their way at the same time, as far as registers go: one takes 700 cycles, however many do.
+// Loads on their way at the same time, as far as registers go: one takes hundreds of cycles, and
+// several hardly more.
 constexpr int LOADS = CELLS > 2 ? 2 : 4;
 constexpr int PLAIN_GATES = CELL == 3 ? 2 : GATES;  // whose two biases may be added up
 
@@ -44,7 +46,8 @@ struct Cell {
     int local_b, local_unit, b, unit;
     bool mine, real_one;  // in this block; and inside the batch and the layer
 
-    __device__ __forceinline__ Cell(int n, int b_first, int unit_first, int slice_rows, int B, int H) {
+    __device__ __forceinline__ Cell(
+        int n, int b_first, int unit_first, int slice_rows, int B, int H) {
         int place = n * THREADS + threadIdx.x;
         local_b = place / UNITS, local_unit = place % UNITS;
         b = b_first + local_b, unit = unit_first + local_unit;
@@ -86,8 +89,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_forward(
     }
 
     for (int t = t_from; t < t_to; t++) {
-        // What comes from the input, and both biases (of a GRU's n, where r stands between them, one):
-        // before waiting, because nobody has to be waited for.
+        // What comes from the input, and both biases (of a GRU's n, where r stands between them,
+        // one): before waiting, because nobody has to be waited for.
         real z[CELLS][GATES];
         bool over[CELLS];
 #pragma unroll
@@ -118,7 +121,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_forward(
                     *reinterpret_cast<float4*>(to + k) = v;
                 }
             } else {
-                for (int k = lane; k < H; k += 32) to[k] = as_operand(load_shared_by_blocks(h_t + k));
+                for (int k = lane; k < H; k += 32)
+                    to[k] = as_operand(load_shared_by_blocks(h_t + k));
             }
         }
         __syncthreads();
@@ -178,11 +182,11 @@ __device__ __forceinline__ real add_up(real sum, const real* sent, size_t next) 
     return sum;
 }
 
-// From t_from - 1 down to t_to. dh, dc (T+1, B, H): what reaches each state from outside. Writes
-// slopes (T, B, SLOPES H). `carry` (2, B, H) holds what goes from step to step by no weight, of h
-// and of c, between launches; with `finish`, in the end, the gradient of the first state.
-// `exchange` (2, slices, parts, slice_rows, PADDED): twice, so that nobody overwrites what others
-// still read. The step after the last has sent nothing.
+// Steps t_from - 1, ..., t_to: t_from is the upper end, as `end` in window.py. dh, dc (T+1, B, H):
+// what reaches each state from outside. Writes slopes (T, B, SLOPES H). `carry` (2, B, H) holds what
+// goes from step to step by no weight, of h and of c, between launches; with `finish`, in the end,
+// the gradient of the first state. `exchange` (2, slices, parts, slice_rows, PADDED): twice, so that
+// nobody overwrites what others still read. The step after the last has sent nothing.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
     const real* gates, const real* w_hh, const real* h, const real* c, const real* q,
     const bool* ended, const real* dh, const real* dc, real* slopes, real* exchange, real* carry,
@@ -209,7 +213,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
         by[n].c = given ? carry[size_t(B) * H + at] : real(0);
     }
 
-    // One more turn than there are steps: the last, with t = t_to - 1, only receives.
+    // With `finish` one more turn than there are steps: the last, with t = t_to - 1, only receives.
     for (int t = t_from - 1; t >= t_to - (finish ? 1 : 0); t--) {
         real z[CELLS][GATES], pre_q[CELLS], slope[CELLS][SLOPES];  // read before waiting
         State d[CELLS], old[CELLS], now[CELLS];
@@ -240,11 +244,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
 #pragma unroll
             for (int n = 0; n < CELLS; n++) {
                 Cell cell(n, b_first, unit_first, slice_rows, B, H);
-                // To a row that had ended nothing was sent: 0 times an infinite weight is NaN.
+                // To a row that had ended nothing was sent: 0 times an infinite weight is NaN. (A
+                // cell outside of the batch looks at the last row, and goes on in the next line.)
                 bool had_ended = ended && ended[size_t(t + 1) * B + min(cell.b, B - 1)];
                 if (!cell.real_one || had_ended) continue;
                 size_t block = (size_t((t + 1) & 1) * slices + slice) * parts;
-                const real* sent = exchange + (block * slice_rows + cell.local_b) * PADDED + cell.unit;
+                const real* sent =
+                    exchange + (block * slice_rows + cell.local_b) * PADDED + cell.unit;
                 real sum = real(0);
                 size_t next = size_t(slice_rows) * PADDED;
                 int p = 0;
@@ -264,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sequence_backward(
 #pragma unroll
         for (int n = 0; n < CELLS; n++) {
             Cell cell(n, b_first, unit_first, slice_rows, B, H);
-            if (!cell.mine) continue;
+            if (!cell.mine) continue;  // one outside batch or layer writes 0, for the product
             by[n] = cell_backward(d[n], z[n], pre_q[n], old[n], now[n], slope[n], relu);
             if (over[n]) by[n] = d[n];
 #pragma unroll

@@ -2,8 +2,8 @@
 // follows from them, and Adam. A network has a dozen arrays, most of them small; a launch for each
 // would cost more than the arithmetic.
 //
-// The arrays of a launch come as a struct of their addresses and sizes. It is an argument, passed by
-// value: nothing has to be copied to the device first. `backends/cupy_update.py` fills it in.
+// The arrays of a launch come as a struct of their addresses and sizes. It is an argument, passed
+// by value: nothing has to be copied to the device first. `backends/cupy_update.py` fills it in.
 //
 // Each array is cut into chunks of 4096 numbers, and a block has one chunk. Which block has which,
 // and the order of all sums, depends on the sizes alone: the same numbers give the same bits.
