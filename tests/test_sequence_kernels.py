@@ -17,6 +17,7 @@ import pytest
 import tinygrad_rnn as tg
 from tests import cuda_on_cpu
 from tests.cuda_on_cpu.memory import Poisoned
+from tinygrad_rnn.backends import plan as plans
 from tinygrad_rnn.backends import window
 from tinygrad_rnn.backends.kernels import GATES, VARIANTS
 from tinygrad_rnn.backends.numpy_backend import NumpyBackend
@@ -55,7 +56,7 @@ class CpuDevice:
         def launch(arguments):
             self.launched.append((name, blocks))
             cuda_on_cpu.launch(
-                variant, name, blocks, window.THREADS, arguments,
+                variant, name, blocks, plans.THREADS, arguments,
                 shared_memory=shared, cooperative=together, seed=self.seed,
             )  # fmt: skip
 
@@ -195,7 +196,7 @@ def test_a_batch_too_large_for_the_chip_takes_turns(monkeypatch, cell):
     device = CpuDevice(processors=2)
     compare(monkeypatch, cell, "persistent", device, arrays, 2e-5, **options(cell, 3, 70))
     assert max(blocks for _, blocks in device.launched) == 2
-    assert len(device.launched) == 2 * window.plan(cell, 70, 20, device).launches > 2
+    assert len(device.launched) == 2 * plans.plan(cell, 70, 20, device).launches > 2
 
 
 def test_ids_and_a_table(monkeypatch):
@@ -277,10 +278,10 @@ def test_every_variant(monkeypatch, variant):
     macros = dict(variant.macros)
     cell = next(name for name, gates in GATES.items() if gates == macros["CELL"])
     units, tf32 = macros["UNITS"], bool(macros["TF32"])
-    rows = min(32, macros["CELLS"] * window.THREADS // units)
+    rows = min(32, macros["CELLS"] * plans.THREADS // units)
     # The layer has units for two blocks only: of the columns that the variant has code for, most
     # are padding, and the last warps multiply zeros.
-    plan = window.layout(cell, units, macros["KW"], macros["CELLS"], 2, rows, 1, rows, tf32=tf32)
+    plan = plans.layout(cell, units, macros["KW"], macros["CELLS"], 2, rows, 1, rows, tf32=tf32)
     assert plan.variant == variant
     monkeypatch.setattr(window, "plan", lambda *_: plan)
     arrays = inputs(cell, 2, rows - 1, 2, units + 3, np.float32)
@@ -353,7 +354,7 @@ def test_plans_fit_the_chip(room):
     """Also one with less shared memory: then slices are narrower, or there is no plan."""
     device = CpuDevice(shared_memory=room * 1024)
     for cell, B, H in itertools.product(OPS, (1, 7, 64, 200, 600), (1, 100, 512, 1000)):
-        made = window.plan(cell, B, H, device)
+        made = plans.plan(cell, B, H, device)
         if made is not None:
             assert made.blocks <= device.processors
             assert made.launches * made.slices * made.slice_rows >= B

@@ -9,7 +9,8 @@ import pytest
 
 import tinygrad_rnn as tg
 from tests.test_sequence_kernels import GATES, OPS, inputs, options
-from tinygrad_rnn.backends import cuda_settings, window
+from tinygrad_rnn.backends import cuda_settings
+from tinygrad_rnn.backends import plan as plans
 
 WAYS = ["fused", "step", "persistent"]
 
@@ -101,7 +102,7 @@ def test_blocks_that_could_not_meet_are_refused(cp):
     from tinygrad_rnn.backends.cupy_kernels import CudaDevice, resident
 
     device = CudaDevice()
-    plan = window.plan("lstm", 64, 512, device)
+    plan = plans.plan("lstm", 64, 512, device)
     name, shared = "sequence_forward", plan.shared_forward
     room = device.processors * resident(plan.variant, name, device.number, shared)
     assert room >= plan.blocks

@@ -12,7 +12,7 @@ gpu = partial(Mutant, "gpu")
 CELLS, PRODUCT = (f"backends/kernels/{f}.cuh" for f in ("cells", "product"))
 SEQUENCE, STEPS = (f"backends/kernels/{f}.cu" for f in ("sequence", "steps"))
 LOSS, SCATTER, UPDATE = (f"backends/kernels/{f}.cu" for f in ("loss", "scatter", "update"))
-WINDOW, LAUNCH = "backends/window.py", "backends/cupy_launch.py"
+WINDOW, PLAN, LAUNCH = (f"backends/{f}.py" for f in ("window", "plan", "cupy_launch"))
 UPDATES, TROUBLE = "backends/cupy_update.py", "backends/cuda_trouble.py"
 # The tests of whole windows; and those of the small kernels and their launchers.
 IN_WINDOWS = "tests/test_sequence_kernels.py -k "
@@ -173,13 +173,13 @@ SMALL = [
 # ---- Python around them ----
 
 PLANS = [
-    gpu("plan-too-many-blocks", WINDOW, "room = device.processors // parts",
+    gpu("plan-too-many-blocks", PLAN, "room = device.processors // parts",
         "room = device.processors", CHOICE, "blocks that wait for blocks that never run"),
-    gpu("plan-rows-left", WINDOW, "launches=-(-B // (slices * slice_rows))",
+    gpu("plan-rows-left", PLAN, "launches=-(-B // (slices * slice_rows))",
         "launches=B // (slices * slice_rows)", CHOICE, "rounded down: the last rows never run"),
-    gpu("plan-too-little-memory", WINDOW, "(padded + 4 + WARPS * (rows + 8))",
+    gpu("plan-too-little-memory", PLAN, "(padded + 4 + WARPS * (rows + 8))",
         "(padded + 4 + WARPS * rows)", OWN, "shared memory without the ends of its rows"),
-    gpu("plan-memory-unchecked", WINDOW, "if made.shared_forward > device.shared_memory:",
+    gpu("plan-memory-unchecked", PLAN, "if made.shared_forward > device.shared_memory:",
         "if False:", CHOICE, "more shared memory than a block can have"),
     gpu("spans-finish", WINDOW, "[] if self.persistent else [(0, 0, T, 1)]", "[]", OWN,
         "what the first step has sent is never gathered"),

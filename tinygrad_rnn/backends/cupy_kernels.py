@@ -16,8 +16,8 @@ import numpy as np
 from tinygrad_rnn.backends.base import Namespace
 from tinygrad_rnn.backends.cupy_products import multiplier
 from tinygrad_rnn.backends.kernels import Variant, find
+from tinygrad_rnn.backends.plan import THREADS
 from tinygrad_rnn.backends.settings import cuda_settings
-from tinygrad_rnn.backends.window import THREADS
 from tinygrad_rnn.errors import DeviceError
 
 NULL = np.uintp(0)
@@ -50,7 +50,7 @@ def kernel(file: str, name: str, **macros: str | int) -> Any:
 
 
 class CudaDevice:
-    """The current GPU, as `backends/window.py` needs it."""
+    """The current GPU, as `backends/plan.py` describes one."""
 
     xp: Namespace = cupy
     multiplier = staticmethod(multiplier)

@@ -8,9 +8,9 @@ is one thing a backend may do in its own way:
     "step"        per step one launch of a kernel that does both                     sequence.cu
     "persistent"  one launch for all steps; the weights stay on the chip             sequence.cu
 
-This file plans: which variant, how many blocks, which buffers, in which order. It never touches
-CuPy. What it needs of a GPU is the `Device` below, and the tests give it one that runs the very
-same kernels on a CPU (`tests/test_sequence_kernels.py`).
+This file says which kernels are started, with which buffers, in which order; `plan.py` says with
+how many blocks. Neither touches CuPy. What they need of a GPU is a `Device`, and the tests give
+them one that runs the very same kernels on a CPU (`tests/test_sequence_kernels.py`).
 
 Arrays are row-major here, (T, B, ...): gates (T, B, G) with G = GATES * H rows of W_hh, gradients
 of pre-activations (T, B, SLOPES * H); the GRU has four of them for three gates (`ops/gru.py`).
@@ -19,51 +19,18 @@ of pre-activations (T, B, SLOPES * H); the GRU has four of them for three gates 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn.backends.base import Array, Namespace
-from tinygrad_rnn.backends.kernels import GATES, REAL, SEQUENCE, Variant, find
+from tinygrad_rnn.backends.base import Array
+from tinygrad_rnn.backends.kernels import GATES, REAL, find
+from tinygrad_rnn.backends.plan import THREADS, Device, Plan, plan
 from tinygrad_rnn.errors import DataError
 
-WARPS, THREADS = 8, 256  # of a block, as in sequence.cu
 # "auto" takes the persistent kernel where the batch needs at most this many launches of it, one
 # after the other; beyond that cuBLAS is quicker.
 MOST_LAUNCHES = 2
-
-
-class Device(Protocol):
-    """What a window needs of the GPU it runs on."""
-
-    xp: Namespace
-    processors: int  # blocks that certainly run at the same time, one on each
-    shared_memory: int  # bytes a block may have
-
-    @property
-    def tf32(self) -> bool:
-        """Whether float32 products may be rounded to TF32."""
-
-    def arguments(self, *values: Any) -> tuple[Any, ...]:
-        """Arrays, ints and None (a null pointer) as a launch takes them."""
-
-    def launcher(
-        self, variant: Variant, name: str, blocks: int, shared: int, *, together: bool
-    ) -> Callable[[tuple[Any, ...]], None]:
-        """What starts a kernel, with `blocks` blocks of THREADS threads, on `arguments`.
-
-        `together`: the blocks wait for each other, so all have to run at the same time.
-        """
-
-    def multiplier(
-        self, a: Array, b: Array, out: Array, *, add: bool, transposed: bool
-    ) -> Callable[[int], None]:
-        """What computes ``out[t] = a[t] @ b`` for a t: (T, B, K), (K, N), and (T, B, N) or (B, N).
-
-        With `transposed` ``a[t] @ b.T``; with `add` it is added to `out`. Rows of `a` and of `out`
-        may be parts of longer rows.
-        """
 
 
 class Window:
@@ -196,80 +163,6 @@ class FusedWindow(Window):
         for t in range(T - 1, -1, -1):
             multiply(t)
             start((*fixed, numbers[t], *sizes))  # step t - 1, or with t = 0 what is left to do
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a batch is spread over the chip; see sequence.cu."""
-
-    variant: Variant
-    parts: int  # blocks side by side, for all units of a slice
-    slice_rows: int  # rows of the batch in a slice
-    slices: int  # in one launch
-    launches: int  # one after the other, until all rows have had their turn
-    shared_forward: int  # bytes
-    shared_backward: int
-    padded: int  # H, rounded up to what the variant has code for
-
-    @property
-    def blocks(self) -> int:
-        """Blocks in a launch; they all run at the same time."""
-        return self.parts * self.slices
-
-
-def plan(cell: str, B: int, H: int, device: Device) -> Plan | None:
-    """The best plan for a layer, or None where there is no code for so many units.
-
-    The narrowest slices with which all rows have their turn in one launch: the more blocks work,
-    the sooner a step is done. Where there are none, the widest that there is room for.
-    """
-    for units, columns, cells in SEQUENCE[cell]:
-        kw = next((k for k in columns if WARPS * k >= H), None)
-        if kw is None:
-            continue
-        parts, found = -(-H // units), None
-        room = device.processors // parts  # slices that run at the same time
-        for slice_rows in (8, 16, 32):
-            n = -(-units * slice_rows // THREADS)
-            if n not in cells or room == 0:
-                continue
-            slices = min(room, -(-B // slice_rows))
-            made = layout(cell, units, kw, n, parts, slice_rows, slices, B, tf32=device.tf32)
-            if made.shared_forward > device.shared_memory:
-                continue
-            found = made
-            if made.launches == 1:
-                break
-        if found is not None:
-            return found
-    return None
-
-
-def layout(
-    cell: str,
-    units: int,
-    kw: int,
-    cells: int,
-    parts: int,
-    slice_rows: int,
-    slices: int,
-    B: int,
-    *,
-    tf32: bool,
-) -> Plan:
-    """The plan with these numbers: `units` of a block, `kw` and `cells` as in sequence.cu."""
-    rows, padded = GATES[cell] * units, WARPS * kw
-    macros = {"CELL": GATES[cell], "UNITS": units, "KW": kw, "CELLS": cells, "TF32": int(tf32)}
-    return Plan(
-        variant=find("sequence", **macros),
-        parts=parts,
-        slice_rows=slice_rows,
-        slices=slices,
-        launches=-(-B // (slices * slice_rows)),
-        shared_forward=4 * slice_rows * (padded + 4 + WARPS * (rows + 8)),
-        shared_backward=4 * slice_rows * (rows + 4),
-        padded=padded,
-    )
 
 
 class KernelWindow(Window):

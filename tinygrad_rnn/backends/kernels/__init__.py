@@ -68,7 +68,7 @@ SEQUENCE: dict[str, list[tuple[int, tuple[int, ...], tuple[int, ...]]]] = {
     "gru": [(16, (16, 32, 48, 64), (1, 2))],
     "rnn": [(32, (16, 32, 48, 64), (1, 2, 4)), (32, (96, 128), (1, 2))],
 }
-SHARED_MEMORY = 227 * 1024  # of a block, on the largest chips; `window.py` asks the one it has
+SHARED_MEMORY = 227 * 1024  # of a block, on the largest chips; `plan.py` asks the one it has
 
 
 def _variants() -> list[Variant]:
