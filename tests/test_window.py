@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -195,3 +197,25 @@ def test_a_switch_is_true_or_false_and_has_one_name(wrong):
 def test_a_gpus_number_alone_is_no_place():
     with pytest.raises(tg.DTypeError, match=r"devices have names, such as 'cuda:0'"):
         tg.tensor([1.0]).to(0)
+
+
+def test_the_table_of_batches_in_the_documentation():
+    """The most rows that "auto" gives to the persistent kernel, on 132 multiprocessors."""
+    text = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    table = text[text.index("| rows of a batch, at most |") :].split("\n\n")[0].splitlines()
+    sizes = [int(cell.strip().removeprefix("H = ")) for cell in table[0].split("|")[2:-2]]
+
+    def most_rows(cell, H):
+        def way(B):
+            made = window.choose(CpuDevice(), cell, "auto", np.dtype(np.float32), B, H)
+            return type(made).__name__
+
+        if way(1) == "FusedWindow":
+            return "fused"
+        rows = [B for B in range(1, 2500) if way(B) == "KernelWindow"]
+        assert rows == list(range(1, rows[-1] + 1))
+        return f"{rows[-1]:,}"
+
+    for line in table[2:]:
+        name, *told = (cell.strip() for cell in line.split("|")[1:-1])
+        assert told[:-1] == [most_rows(name.lower(), H) for H in sizes], name
