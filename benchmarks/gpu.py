@@ -101,8 +101,8 @@ def missing() -> str:
     if not gone:
         return ""
     return (
-        f"{sys.executable} lacks {' and '.join(gone)}, which benchmarks.gpu needs; install that, or "
-        f"name another Python: make bench-gpu GPU_PYTHON=/path/to/python"
+        f"{sys.executable} lacks {' and '.join(gone)}, which benchmarks.gpu needs; install that, "
+        f"or name another Python: make bench-gpu GPU_PYTHON=/path/to/python"
     )
 
 
