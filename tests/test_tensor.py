@@ -500,7 +500,7 @@ def test_cuda_without_cupy(monkeypatch):
         lambda: tg.tensor(1.0, device="fake").to("cuda"),
     ):
         with pytest.raises(
-            tg.BackendUnavailable, match=r"CuPy is not installed; pip.*device='cpu'"
+            tg.BackendUnavailable, match=r"CuPy is not installed; .*pip install.*device='cpu'"
         ):
             ask()
     cuda = [d for d in tg.devices() if d.name == "cuda"]
