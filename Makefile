@@ -87,8 +87,8 @@ lint: $(VENV)/.stamp-lint  ## check style, types, spelling and the repository it
 	done; \
 	exit $$status    # every check has spoken before the first complaint ends the run
 
-bench: $(VENV)/.stamp-bench  ## time a training step against PyTorch
-	$(BIN)/python -m benchmarks.step $(ARGS)
+bench: $(VENV)/.stamp-bench  ## time everything on the CPU beside PyTorch and JAX (15 minutes)
+	$(BIN)/python -m benchmarks.cpu $(ARGS)
 
 bench-gpu:  ## time training on a GPU beside PyTorch, and write benchmarks/results/gpu.md
 	$(GPU_PYTHON) -m benchmarks.gpu --write $(ARGS)

@@ -4,22 +4,23 @@ One step of a character model: embedding, recurrent layers, linear, cross entrop
 Adam. Every peer starts from the same weights and sees the same batches, so the losses it returns
 must agree: that shows that all of them do the same work.
 
-Run as ``python -m benchmarks.peers NAME`` a peer is a process of its own that reads one JSON
-request a line and answers with one JSON line; `benchmarks/step.py` holds the other end.
+Here are this project's step and PyTorch's; JAX's is in `benchmarks/peers_jax.py`, the step's matrix
+products alone in `benchmarks/peers_floor.py`, and what is measured besides a whole step in
+`benchmarks/peers_parts.py`. A peer runs in a process of its own (`benchmarks/cpu_worker.py`).
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu_table import BLOCKS
+
 LEARNING_RATE = 2e-3
 CLIP = 5.0
+LAYERS = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}  # the class of `nn` in both frameworks
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Size:
 def weights(size: Size) -> dict[str, np.ndarray]:
     """The first weights of every peer, by the names of `torch.nn` modules."""
     rng = np.random.default_rng(0)
-    gates = 4 if size.cell == "lstm" else 1
+    rows = BLOCKS[size.cell] * size.H
     shapes = {"embedding.weight": (size.V, size.H)}
     for k in range(size.layers):
         for name in ("ih", "hh"):
-            shapes[f"rnn.weight_{name}_l{k}"] = (gates * size.H, size.H)
-            shapes[f"rnn.bias_{name}_l{k}"] = (gates * size.H,)
+            shapes[f"rnn.weight_{name}_l{k}"] = (rows, size.H)
+            shapes[f"rnn.bias_{name}_l{k}"] = (rows,)
     shapes |= {"head.weight": (size.V, size.H), "head.bias": (size.V,)}
     bound = size.H**-0.5
     return {n: rng.uniform(-bound, bound, s).astype(np.float32) for n, s in shapes.items()}
@@ -70,7 +71,7 @@ class TinygradRnn:
 
         class Model(nn.Module):
             def __init__(self) -> None:
-                layer = nn.LSTM if size.cell == "lstm" else nn.RNN
+                layer = getattr(nn, LAYERS[size.cell])
                 self.embedding = nn.Embedding(size.V, size.H)
                 self.rnn = layer(size.H, size.H, size.layers)
                 self.head = nn.Linear(size.H, size.V)
@@ -109,7 +110,7 @@ class PyTorch:
         class Model(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                layer = torch.nn.LSTM if size.cell == "lstm" else torch.nn.RNN
+                layer = getattr(torch.nn, LAYERS[size.cell])
                 self.embedding = torch.nn.Embedding(size.V, size.H)
                 self.rnn = layer(size.H, size.H, size.layers)
                 self.head = torch.nn.Linear(size.H, size.V)
@@ -131,33 +132,3 @@ class PyTorch:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         return loss.item()
-
-
-PEERS = {"tinygrad_rnn": TinygradRnn, "rows first": RowsFirst, "pytorch": PyTorch}
-
-
-def serve(name: str) -> None:
-    """Answer requests until the input ends: {"size": {...}} prepares, {"steps": n} runs."""
-    peer: Any = None
-    data: list[Any] = []
-    done = 0
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "size" in request:
-            size = Size(**request["size"])
-            peer, data, done = PEERS[name](size), batches(size), 0
-            answer: dict[str, Any] = {"version": peer.version}
-        else:
-            times, losses = [], []
-            for turn in range(done, done + request["steps"]):
-                x, y = data[turn % len(data)]
-                start = time.perf_counter()
-                losses.append(peer.step(x, y))
-                times.append(time.perf_counter() - start)
-            done += request["steps"]
-            answer = {"times": times, "losses": losses}
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])
