@@ -100,7 +100,10 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 
 def matrix_transpose(x: Any) -> Any:
     """The last two dimensions exchanged: a stack of matrices, each transposed (``x.mT``)."""
-    return swapaxes(x, -1, -2)
+    n = x.ndim
+    if n < 2:
+        return swapaxes(x, -1, -2)  # says what is missing
+    return _permute_dims(x, axes=(*range(n - 2), n - 1, n - 2))
 
 
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
