@@ -244,7 +244,7 @@ def test_swapped_gates_are_found(swapped, batch, width):
 
 def test_dropout_is_no_function():
     with pytest.raises(GradcheckError, match="two different results"):
-        gradcheck(lambda a: tg.nn.functional.dropout(a, 0.5), SMALL)
+        gradcheck(lambda a: tg.nn.functional.dropout(a, 0.5), LARGE)  # of 600, never the same
 
 
 # ---- what cannot be checked ----------------------------------------------------------------------
