@@ -74,7 +74,7 @@ def timed(task: Any, runs: int) -> list[float]:
 def resident(field: str) -> int:
     """Bytes: `VmRSS` is what is in memory now, `VmHWM` the most there has been."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s*(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    return int(re.search(rf"{field}:\s*(\d+) kB", status)[1]) * 1024
 
 
 def peak(make: Callable[..., Any], size: dict[str, Any], steps: int = 3) -> int:

@@ -103,7 +103,7 @@ def most_in_use(place: Place, call: Callable[[], Any], *, ours: bool) -> int:
         return int(place.torch.cuda.max_memory_allocated())
     import cupy
 
-    class Watch(cupy.cuda.MemoryHook):  # type: ignore[misc] # no types for CuPy
+    class Watch(cupy.cuda.MemoryHook):
         name = "the most bytes in use"
         now = most = cupy.get_default_memory_pool().used_bytes()
 
@@ -150,7 +150,7 @@ def subjects(place: Place, impls: list[str]) -> Subjects:
             found[f"lstm {size}, fwd + bwd", who] = (partial(_layer, place, w, who), 1)
     for label in MODELS:
         for who, make in models(place, label, impls).items():
-            found[f"model {label}, a step", who] = (lambda make=make: One(make()), 1)  # type: ignore[misc]
+            found[f"model {label}, a step", who] = (lambda make=make: One(make()), 1)
     for who, make in updates(place).items():
         found["clip + Adam", who] = (make, STEPS)
     return found

@@ -199,7 +199,7 @@ def sampling(place: Place, impls: list[str], *, turns: int, seconds: float) -> N
         "torch, token to the host": lambda: TorchWriter(place, hidden, length, to_host=True),
     }
     chosen = [impl for impl in impls if impl != "ops"] or impls
-    makers |= {i: lambda i=i: OurWriter(place, hidden, length, i) for i in chosen}  # type: ignore[misc]
+    makers |= {i: lambda i=i: OurWriter(place, hidden, length, i) for i in chosen}
     failed: dict[str, str] = {}
     made = each(place, makers, failed)
     samples = take_turns(place, made, turns=min(turns, 7), seconds=seconds, failed=failed)

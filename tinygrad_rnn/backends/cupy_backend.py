@@ -1,8 +1,10 @@
 """CuPy on NVIDIA GPUs: what differs from NumPy, and what a GPU does in its own way.
 
 Most of this project runs on CuPy as it stands: `xp` is CuPy's own module. What is here is how
-arrays travel, what CuPy does not check (indices), what it would do in an order that changes from
-run to run (sums over repeated indices), and kernels that do in one launch what would be a dozen.
+arrays travel, and what CuPy does not check: indices, and which GPU an array is on. What it would
+do in an order that changes from run to run (sums over repeated indices), or in a dozen launches, is
+in `cupy_launch.py` and `cupy_update.py`; products are in `cupy_products.py`, time loops in
+`window.py`.
 
 Imported when a GPU is first asked for, and never before (`backends/__init__.py`). Work goes to the
 current stream and the current GPU of the thread, as in all of CuPy; arrays that are put on "cuda:1"
@@ -26,7 +28,6 @@ from tinygrad_rnn.backends.cupy_kernels import CudaDevice, kernel
 from tinygrad_rnn.backends.cupy_launch import SmallKernels
 from tinygrad_rnn.backends.settings import cuda_settings
 from tinygrad_rnn.backends.window import choose
-from tinygrad_rnn.errors import DeviceError
 
 
 class CupyBackend(SmallKernels):
@@ -102,34 +103,19 @@ class CupyBackend(SmallKernels):
 
     # ---- products, and whole windows ----
 
-    @staticmethod
-    def _check_current(array: Array) -> None:
-        """Where kernels are started is where their arrays have to be: on the current GPU.
-
-        CuPy's elementwise kernels check that for themselves; cuBLAS and our kernels would read
-        whatever stands at the same address of another GPU.
-        """
-        current = cupy.cuda.runtime.getDevice()
-        if array.data.device_id != current:
-            raise DeviceError(
-                f"an array is on cuda:{array.data.device_id}, and the current GPU of this thread "
-                f"is cuda:{current}; move it with .to('cuda:{current}'), or compute "
-                f"`with cupy.cuda.Device({array.data.device_id}):`"
-            )
-
     def matmul(self, a: Array, b: Array) -> Array:
-        self._check_current(a)
-        self._check_current(b)
+        cupy_products.check_current(a)
+        cupy_products.check_current(b)
         return cupy_products.matmul(a, b) if cupy_products.takes(a, b) else cupy.matmul(a, b)
 
     def sum_rows(self, x: Array) -> Array:
-        self._check_current(x)
+        cupy_products.check_current(x)
         if x.dtype in cupy_products.DTYPES and x.size:
             return cupy_products.sum_rows(x)
         return cupy.sum(x, axis=1)
 
     def window(self, cell: str, impl: str, like: Array, B: int, H: int, *, relu: bool) -> Any:
-        self._check_current(like)
+        cupy_products.check_current(like)
         return choose(CudaDevice(), cell, impl, like.dtype, B, H, relu=relu)
 
 

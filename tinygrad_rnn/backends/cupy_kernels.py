@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 
 from tinygrad_rnn.backends.base import Namespace
-from tinygrad_rnn.backends.cupy_products import multiplier
+from tinygrad_rnn.backends.cupy_products import check_current, multiplier
 from tinygrad_rnn.backends.kernels import Variant, find
 from tinygrad_rnn.backends.plan import THREADS
 from tinygrad_rnn.backends.settings import cuda_settings
@@ -99,6 +99,9 @@ def resident(variant: Variant, name: str, device: int, shared: int) -> int:
 def _argument(value: Any) -> Any:
     if value is None:
         return NULL
-    if isinstance(value, cupy.ndarray) and not value.flags.c_contiguous:
+    if isinstance(value, int):
+        return np.int32(value)
+    check_current(value)
+    if not value.flags.c_contiguous:
         raise ValueError(f"a kernel takes no strides: {value.shape} with strides {value.strides}")
-    return np.int32(value) if isinstance(value, int) else value
+    return value

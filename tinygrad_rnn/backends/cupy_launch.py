@@ -4,6 +4,7 @@
 `update.cu` (in `cupy_update.py`) have a kernel. Each computes what the body it hides computes:
 
     softmax_cross_entropy, ..._backward     1 launch each, instead of about a dozen
+    reduce_losses                           1: the sum or mean of a loss per row
     scatter_add, sum_columns                2: row numbers are sorted, then runs of them are summed
     take_columns                            1 for all steps of a window
 
@@ -11,7 +12,8 @@ All of it is deterministic: the order of every sum follows from sizes and row nu
 the same step gives the same bits again. Nothing waits for the device. (One thing would on any GPU:
 to scatter by a bool mask, because the size of what a mask picks is a value.)
 
-What does not fit a kernel, such as float16, goes to the plain body.
+What does not fit a kernel goes to the plain body, as float16 does; only its scatters are added up
+by the kernel, in float32.
 """
 
 from __future__ import annotations

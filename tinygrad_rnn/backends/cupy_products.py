@@ -18,6 +18,7 @@ import numpy as np
 
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.backends.settings import cuda_settings
+from tinygrad_rnn.errors import DeviceError
 
 NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
 FLOAT32, FLOAT64 = 0, 1  # cudaDataType
@@ -27,6 +28,21 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 # Factors in host memory, where cuBLAS reads them.
 _ONE = {dtype: np.ones((), dtype) for dtype in DTYPES}
 _ZERO = {dtype: np.zeros((), dtype) for dtype in DTYPES}
+
+
+def check_current(array: Array) -> None:
+    """Raise DeviceError unless `array` is on the thread's current GPU, where work is started.
+
+    CuPy's elementwise kernels check that for themselves; cuBLAS and our kernels would read whatever
+    stands at the same address of another GPU.
+    """
+    current = cupy.cuda.runtime.getDevice()
+    if array.data.device_id != current:
+        raise DeviceError(
+            f"an array is on cuda:{array.data.device_id}, and the current GPU of this thread is "
+            f"cuda:{current}; move it with .to('cuda:{current}'), or compute "
+            f"`with cupy.cuda.Device({array.data.device_id}):`"
+        )
 
 
 def _cublas() -> Any:
