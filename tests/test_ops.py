@@ -363,3 +363,9 @@ def test_nll_loss_of_one_sample():
     log_p = tg.log_softmax(tg.tensor([1.0, 2.0], requires_grad=True))
     loss = tg.nn.functional.nll_loss(log_p, 1)
     assert float(loss) == pytest.approx(0.3132617)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_matrix_transpose_needs_a_matrix(shape):
+    with pytest.raises(tg.ShapeError, match=r"axis -[12] does not exist"):
+        _ = tg.tensor(np.zeros(shape)).mT
