@@ -47,20 +47,18 @@ def test_every_method_of_the_contract_is_checked():
     rest |= {"window", "on"}  # tests/test_sequence_kernels.py, tests/gpu/test_windows.py
     assert methods == MUST | conformance.KERNELS.keys() | rest
     overridden = {n for n, f in vars(NumpyBackend).items() if inspect.isfunction(f)} - MUST
-    assert overridden >= {"scatter_add", "lstm_step", "lstm_step_backward", "squared_norms"}
+    assert overridden >= {"scatter_add", "sum_columns", "take_columns", "squared_norms"}
     for name in overridden:
         assert getattr(type(PLAIN), name) is getattr(Backend, name)
 
 
-def swapped_gates(self, gates, c_before, c, h):
-    H = len(c)
-    PLAIN.lstm_step(gates, c_before, c, h)
-    gates[: 2 * H] = np.concatenate([gates[H : 2 * H], gates[:H]])
+def writes_into_an_argument(self, matrix, index, out):
+    PLAIN.take_columns(matrix, index, out)
+    matrix *= 0.5
 
 
-def writes_into_an_argument(self, dh, h, dpre, nonlinearity):
-    PLAIN.rnn_step_backward(dh, h, dpre, nonlinearity)
-    dh *= 0.5
+def swaps_columns(self, matrix, index, size):
+    return PLAIN.sum_columns(matrix, index, size)[:, ::-1]
 
 
 def keeps_one_of_the_repeats(self, target, index, values):
@@ -73,8 +71,8 @@ def takes_nothing(self, *_):
 
 # What is said of the fault, and the method that has it.
 FAULTS = {
-    "lstm_step: arguments": ("lstm_step", swapped_gates),
-    "rnn_step_backward: arguments": ("rnn_step_backward", writes_into_an_argument),
+    "sum_columns: arguments": ("sum_columns", swaps_columns),
+    "take_columns: arguments": ("take_columns", writes_into_an_argument),
     "scatter_add: arguments": ("scatter_add", keeps_one_of_the_repeats),
     "squared_norms: arguments and results are": (
         "squared_norms",
@@ -107,22 +105,6 @@ def test_a_backend_that_breaks_the_contract_is_rejected(fault):
 def drawn(seed, dtype, *shapes):
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(s).astype(dtype) for s in shapes]
-
-
-# ---- recurrent steps ----
-
-
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-def test_rnn_step(backend, nonlinearity):
-    there = backends.get(backend.device)
-    f = np.tanh if nonlinearity == "tanh" else lambda z: np.maximum(z, 0)
-    slope = (lambda h: 1 - h * h) if nonlinearity == "tanh" else lambda h: (h > 0) * 1.0
-    z, dh = drawn(0, np.float64, (3, 5), (3, 5))
-    h, d, dpre = (backend.array(a) for a in (z, dh, np.zeros_like(z)))
-    there.rnn_step(h, nonlinearity)
-    np.testing.assert_allclose(backend.host(h), f(z), rtol=1e-15)
-    there.rnn_step_backward(d, h, dpre, nonlinearity)
-    np.testing.assert_allclose(backend.host(dpre), dh * slope(f(z)), rtol=1e-14)
 
 
 # ---- windows ----

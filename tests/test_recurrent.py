@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from tinygrad_rnn import backends, nn
 from tinygrad_rnn.core.tensor import Leaf
-from tinygrad_rnn.ops import gru, lstm, rnn
+from tinygrad_rnn.ops import gru, lstm, rnn, sequence
 
 STORED = json.loads((pathlib.Path(__file__).parent / "data" / "torch_recurrent.json").read_text())
 
@@ -86,6 +86,49 @@ def test_fused_equals_specification_up_to_second_order(
         results.append([backend.host(t) for t in (out, *first, *second)])
     for fused, spelled in zip(*results, strict=True):
         np.testing.assert_allclose(fused, spelled, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("extra", ["none", "ended", "limit", "table"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_windows_of_many_blocks_equal_one_block(backend, monkeypatch, variant, extra):
+    """What a loop does for a block of steps at once: for all 7, for 3, 3 and 1, and step by step.
+
+    The output, all gradients, and the output when no graph is recorded.
+    """
+    op, _, options = VARIANTS[variant]
+    T, B, I, H = 7, 2, 3, 4
+    rng = np.random.default_rng(0)
+    (x, *rest), biases = inputs_of(backend, op, rng, T, B, I, H)
+    if extra == "table":
+        x = backend.tensor(rng.normal(size=(5, I)), requires_grad=True)
+        options = options | {"ids": backend.tensor(rng.integers(0, 5, (T, B)))._data}
+    elif extra == "ended":
+        options = options | {"ended": mask(backend, rng, T, B)}
+    elif extra == "limit":
+        options = options | {"limit": 0.5}
+    found = []
+    largest = H * B * {"rnn-tanh": 1, "rnn-relu": 1, "lstm": 4, "gru": 4}[variant]
+    for size in (2**16, 3 * largest, 1):
+        monkeypatch.setattr(sequence, "BLOCK", size)
+        out = op(x, *rest, *biases, **options)
+        weight = np.random.default_rng(1).normal(size=out.shape)
+        grads = tg.grad(out, [x, *rest, *biases], backend.tensor(weight))
+        with tg.no_grad():
+            found.append([out, *grads, op(x, *rest, *biases, **options)])
+    assert sequence.blocks(7, 5) == [slice(t, t + 1) for t in range(7)]
+    for other in found[1:]:
+        for ours, theirs in zip(other, found[0], strict=True):
+            np.testing.assert_allclose(
+                backend.host(ours), backend.host(theirs), rtol=1e-13, atol=1e-13
+            )
+
+
+def test_blocks_are_of_the_size_that_was_measured(monkeypatch):
+    monkeypatch.setattr(sequence, "BLOCK", 100)
+    assert sequence.blocks(7, 30) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert sequence.blocks(2, 101) == [slice(0, 1), slice(1, 2)]  # at least a step
+    assert sequence.blocks(0, 30) == []
+    assert sequence.blocks(3, 0) == [slice(0, 3)]
 
 
 @pytest.mark.parametrize("unequal", [False, True])

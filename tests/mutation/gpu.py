@@ -88,7 +88,7 @@ BACKWARD = [
         INFINITE, "0 times an infinite weight added to the gradient of a row that is over"),
     gpu("step-to-the-ended", STEPS, "received && !(ended", "received && !(false && ended",
         INFINITE, "the same where cuBLAS multiplies"),
-    gpu("loop-to-the-ended", "ops/lstm.py", "hold(dh, h_by, ended[t])", "dh += h_by", INFINITE,
+    gpu("loop-to-the-ended", "ops/lstm.py", "hold(d, by, ended[t])", "d += by", INFINITE,
         "the same in the loop that a CPU runs"),
     gpu("backward-late-to-the-sums", SEQUENCE,
         "parts * (t_from - 1 - t));\n                __syncthreads();",

@@ -1,8 +1,8 @@
 """The contract between the engine and an array library.
 
 A backend is a small table of the things on which NumPy and CuPy disagree, or which one of them can
-do faster: how an array travels, how repeated indices are added up, and the pointwise half of each
-recurrent step. Everything else in this package is written once, in terms of ``backend.xp``, the
+do faster: how an array travels, how repeated indices are added up, how a recurrent layer is run on
+a GPU. Everything else in this package is written once, in terms of ``backend.xp``, the
 array library's own namespace.
 
 Every kernel below has a plain body in terms of ``xp``. That body is the reference: it is what a
@@ -111,93 +111,7 @@ class Backend:
         self.scatter_add(total, index, matrix.T)
         return total.T
 
-    # ---- recurrent steps: the pointwise half, in place, one call per time step ----
-    #
-    # Inside a time loop arrays are feature-major, (H, B) instead of (B, H): the four gates are then
-    # contiguous blocks of rows, and W_hh h is the product BLAS is quickest at (`ops/rnn.py`).
-
-    def rnn_step(self, pre: Array, nonlinearity: str) -> None:
-        """Turn a pre-activation (H, B) into the new hidden state, in place."""
-        if nonlinearity == "tanh":
-            self.xp.tanh(pre, out=pre)
-        else:
-            self.xp.maximum(pre, 0, out=pre)
-
-    def rnn_step_backward(self, dh: Array, h: Array, dpre: Array, nonlinearity: str) -> None:
-        """Write the gradient of the pre-activation into `dpre`, given that of `h` (all (H, B))."""
-        if nonlinearity == "tanh":
-            dpre[...] = dh * (1 - h * h)
-        else:
-            dpre[...] = self.xp.where(h > 0, dh, 0)
-
-    def lstm_step(self, gates: Array, c_before: Array, c: Array, h: Array) -> None:
-        """One LSTM step after its matrix product.
-
-        `gates` (4H, B) holds the pre-activations in the order i, f, g, o and is overwritten with
-        the activated gates; `c` and `h` (H, B) receive the new cell and hidden state:
-        ``c = f * c_before + i * g`` and ``h = o * tanh(c)``.
-        """
-        xp = self.xp
-        i, f, g, o = gates.reshape((4, *c.shape))  # views
-        for gate in (i, f, o):
-            gate[...] = 0.5 * xp.tanh(0.5 * gate) + 0.5  # the sigmoid, written with tanh
-        xp.tanh(g, out=g)
-        c[...] = f * c_before + i * g
-        h[...] = o * xp.tanh(c)
-
-    def lstm_step_backward(
-        self, dh: Array, dc: Array, gates: Array, c_before: Array, c: Array, dgates: Array
-    ) -> None:
-        """Undo `lstm_step`: from the gradients of h and c to those of the pre-activations.
-
-        `dh` and `dc` (H, B) are the gradients that reach h_t and c_t from the outside and from
-        later steps. `dgates` (4H, B) receives the gradient of the pre-activations, and `dc` is
-        overwritten with the gradient of `c_before`: that is the path on which an LSTM's gradient
-        travels through time, multiplied by the forget gate and never by a weight.
-        """
-        size = len(c)
-        i, f, g, o = gates.reshape((4, *c.shape))
-        tanh_c = self.xp.tanh(c)
-        dc += dh * o * (1 - tanh_c * tanh_c)
-        dgates[:size] = dc * g * i * (1 - i)
-        dgates[size : 2 * size] = dc * c_before * f * (1 - f)
-        dgates[2 * size : 3 * size] = dc * i * (1 - g * g)
-        dgates[3 * size :] = dh * tanh_c * o * (1 - o)
-        dc *= f
-
-    def gru_step(self, gates: Array, recurrent: Array, h_before: Array, h: Array) -> None:
-        """One GRU step after its matrix product.
-
-        `gates` (3H, B) holds what comes from the input, in the order r, z, n, and is overwritten
-        with the activated gates; `recurrent` (3H, B) what comes from the state, r, z, q. `h` (H, B)
-        receives the new state: ``n = tanh(n + r * q)`` and ``h = n + z * (h_before - n)``.
-        """
-        xp, size = self.xp, len(h)
-        r_z, n, q = gates[: 2 * size], gates[2 * size :], recurrent[2 * size :]
-        r_z += recurrent[: 2 * size]
-        r_z[...] = 0.5 * xp.tanh(0.5 * r_z) + 0.5  # the sigmoid, written with tanh
-        r, z = r_z[:size], r_z[size:]
-        n += r * q
-        xp.tanh(n, out=n)
-        h[...] = n + z * (h_before - n)
-
-    def gru_step_backward(
-        self, dh: Array, gates: Array, q: Array, h_before: Array, dgates: Array
-    ) -> None:
-        """Undo `gru_step`: from the gradient of h to those of n, r, z before activation, and of q.
-
-        `dgates` (4H, B) receives them in this order: its first three blocks had a product with the
-        input, its last three one with the state. `dh` (H, B) is overwritten with the gradient that
-        goes to `h_before` straight, through ``z * h_before`` and by no weight.
-        """
-        size = len(dh)
-        r, z, n = gates.reshape((3, *dh.shape))
-        dn = dh * (1 - z) * (1 - n * n)
-        dgates[:size] = dn
-        dgates[size : 2 * size] = dn * q * r * (1 - r)
-        dgates[2 * size : 3 * size] = dh * (h_before - n) * z * (1 - z)
-        dgates[3 * size :] = dn * r
-        dh *= z
+    # ---- recurrent layers ----
 
     def window(self, cell: str, impl: str, like: Array, B: int, H: int, *, relu: bool) -> Any:
         """The backend's own way to run a recurrent layer over a window (`backends/window.py`), for

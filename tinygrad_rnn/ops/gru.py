@@ -34,16 +34,18 @@ from tinygrad_rnn.ops.indexing import take
 from tinygrad_rnn.ops.linalg import matmul
 from tinygrad_rnn.ops.sequence import (
     arriving,
+    blocks,
+    each,
     held,
     hold,
     input_gradients,
     limit_columns,
     past,
-    project_inputs,
+    projections,
     stop,
     sum_of_products,
-    sum_of_steps,
     tiled,
+    transposed,
 )
 from tinygrad_rnn.ops.shape import expand_dims, matrix_transpose, split, stack
 from tinygrad_rnn.ops.window import is_window, own_window, run_window, window_gradients
@@ -116,27 +118,54 @@ def gru(
     others = (h0, w_ih, w_hh, b_ih, b_hh)
     if (own := own_window("gru", impl, x, ids, others, limit)) is not None:
         return run_window(own, x, (h0,), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
-    xp, activate = namespace(x), backends.of(x).gru_step
+    xp = namespace(x)
     T, B = x.shape[:2] if ids is None else ids.shape
     H = w_hh.shape[1]
     h = xp.empty((T + 1, H, B), dtype=x.dtype)
     h[0] = h0.T
-    gates = xp.empty((T, 3 * H, B), dtype=x.dtype)  # r, z, n: what comes from x, then activated
-    q = xp.empty((T, H, B), dtype=x.dtype)
-    project_inputs(x, ids, w_ih, out=gates)
-    new_bias, old_bias = tiled(b_ih, B), tiled(b_hh, B)
-    recurrent = xp.empty((3 * H, B), dtype=x.dtype)  # r, z, q: what comes from h
-    for t in range(T):
-        xp.matmul(w_hh, h[t], out=recurrent)
-        if new_bias is not None:
-            recurrent += old_bias
-            gates[t] += new_bias
-        activate(gates[t], recurrent, h[t], h[t + 1])
-        q[t] = recurrent[2 * H :]
+    gates = xp.empty((T if keep else 1, 4, H, B), dtype=x.dtype)  # r, z, q, n
+    bias, bias_q = (None, None) if b_ih is None else biases(b_ih, b_hh, B)
+    inputs = projections(x, ids, w_ih, bias)
+    steps = zip(range(T), each(gates, T), inputs, h[:-1], h[1:], strict=True)
+    for t, gate, x_t, h_before, h_t in steps:
+        xp.matmul(w_hh, h_before, out=gate[:3].reshape((3 * H, B)))
+        activate(gate, x_t, bias_q, h_before, h_t)
         if ended is not None:
-            hold(h[t + 1], h[t], ended[t])
+            hold(h_t, h_before, ended[t])
     states = xp.ascontiguousarray(h.transpose((0, 2, 1)))[None]  # (1, T+1, B, H)
-    return states, ((x, w_ih, w_hh, states, h, gates, q) if keep else None)
+    return states, ((x, w_ih, w_hh, states, h, gates) if keep else None)
+
+
+def biases(b_ih: Array, b_hh: Array, B: int) -> tuple[Array, Array]:
+    """What is added to the projected inputs, (3H,), and to q, (H, B)."""
+    H = len(b_ih) // 3
+    bias = b_ih + b_hh
+    bias[2 * H :] = b_ih[2 * H :]
+    return bias, tiled(b_hh[2 * H :], B)
+
+
+def activate(gates: Array, x: Array, bias_q: Array | None, h_before: Array, h: Array) -> None:
+    """The pointwise half of a step, in place: `gates` (4, H, B) come with what is from the state,
+    r, z, q, and are activated; `x` (3H, B) is what is from the input, r, z, n.
+
+    As in `ops/lstm.py`, sigmoid(a) = 1/2 tanh(1/2 a) + 1/2.
+    """
+    xp, H = namespace(h), len(h)
+    r, z, q, n = gates
+    r_z = gates[:2].reshape((2 * H, -1))  # the same memory
+    r_z += x[: 2 * H]
+    r_z *= 0.5
+    xp.tanh(r_z, out=r_z)
+    r_z *= 0.5
+    r_z += 0.5
+    if bias_q is not None:
+        q += bias_q
+    xp.multiply(r, q, out=n)
+    n += x[2 * H :]
+    xp.tanh(n, out=n)
+    xp.subtract(h_before, n, out=h)
+    h *= z
+    h += n
 
 
 @gru.backward
@@ -154,30 +183,56 @@ def _(
         _, x, w_ih, _, states, _, _ = cache
         dz, (dh,) = window_gradients(g, cache, ended)
         return _weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended, dh)
-    x, w_ih, w_hh, states, h, gates, q = cache
-    xp, undo = namespace(x), backends.of(x).gru_step_backward
-    T, H, B = len(gates), h.shape[1], h.shape[2]
-    dh_out = g[0]  # (T+1, B, H): what reaches every state from outside
-    dz = xp.empty((4 * H, T, B), dtype=x.dtype)  # the gradients of n, r, z before activation; of q
-    dz_t = xp.empty((4 * H, B), dtype=x.dtype)  # and of one step, contiguous for the product
-    w_hh_t = xp.ascontiguousarray(w_hh.T)
+    x, w_ih, w_hh, states, h, gates = cache
+    xp, (H, B), T = namespace(x), h.shape[1:], len(gates)
+    dz = xp.empty((4, H, T, B), dtype=x.dtype)  # the gradients of n, r, z before activation; of q
+    w_hh_t = transposed(w_hh, B)
+    outside = g[0].transpose((0, 2, 1))  # (T+1, H, B): what reaches every state from the loss
+    dh = outside[-1].copy(order="C")
     through = xp.empty((H, B), dtype=x.dtype)
-    dh = dh_out[-1].T.copy(order="C")  # (H, B)
-    for t in reversed(range(T)):
-        if ended is not None:
-            by = past(dh, ended[t])
-        undo(dh, gates[t], q[t], h[t], dz_t)  # leaves in dh what goes by the weights: z * dh
-        if ended is not None:
-            stop(dz_t, ended[t])
-        dz[:, t] = dz_t
-        xp.matmul(w_hh_t, dz_t[H:], out=through)
-        dh += through
-        if limit is not None:
-            limit_columns(dh, limit)
-        if ended is not None:
-            hold(dh, by, ended[t])
-        dh += dh_out[t].T
+    for block in reversed(blocks(T, 4 * H * B)):
+        slopes = local_slopes(gates[block], h[:-1][block])
+        steps = zip(range(T)[block], slopes, gates[block, 1], outside[block], strict=True)
+        for t, dz_t, z, from_loss in reversed(list(steps)):
+            if ended is not None:
+                by = past(dh, ended[t])
+            dz_t *= dh
+            if ended is not None:
+                stop(dz_t, ended[t])
+            dh *= z  # what goes by no weight
+            xp.matmul(w_hh_t, dz_t[1:].reshape((3 * H, B)), out=through)
+            dh += through
+            if limit is not None:
+                limit_columns(dh, limit)
+            if ended is not None:
+                hold(dh, by, ended[t])
+            dh += from_loss
+        dz[:, :, block] = slopes.transpose((1, 2, 0, 3))
+    dz = dz.reshape((4 * H, T, B))
     return _weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended, dh.T)
+
+
+def local_slopes(gates: Array, h_before: Array) -> Array:
+    """What dh is multiplied with on its way to n, r, z before activation and to q: for n steps,
+    (n, 4, H, B), known before any gradient comes.
+
+        dn = dh [(1 - z) (1 - n^2)]        dz = dh [(h_{t-1} - n) z (1 - z)]
+        dq = dh [that r]                   dr = dh [that q r (1 - r)]
+    """
+    xp = namespace(gates)
+    r, _, q, n = (gates[:, k] for k in range(4))
+    slopes = xp.empty_like(gates)
+    of_n, of_r, of_z, of_q = (slopes[:, k] for k in range(4))
+    xp.multiply(n, n, out=of_n)
+    xp.subtract(1, of_n, out=of_n)
+    xp.subtract(1, gates[:, :2], out=slopes[:, 1:3])
+    of_n *= of_z
+    slopes[:, 1:3] *= gates[:, :2]  # r (1 - r) and z (1 - z)
+    xp.multiply(of_n, r, out=of_q)
+    of_r *= of_n
+    of_r *= q
+    of_z *= h_before - n
+    return slopes
 
 
 def _weight_gradients(
@@ -194,26 +249,29 @@ def _weight_gradients(
     H = len(dz) // 4
     new, old = dz[: 3 * H], dz[H:]  # (n, r, z) met the input, (r, z, q) the state
     need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs[-4:]
-    dx, dw_ih = input_gradients(
-        x, ids, new, n_first(w_ih), ended, need_x=needs[0], need_w=need_w_ih
-    )
+    wanted = (needs[0], need_w_ih, need_b_ih or need_b_hh)
+    dx, dw_ih, db_new = input_gradients(x, ids, new, n_first(w_ih), ended, wanted)
+    db_old = None
+    if need_b_hh:  # of r and z both biases have the same gradient
+        db_q = backends.of(dz).sum_rows(dz[3 * H :].reshape((H, -1)))
+        db_old = namespace(dz).concatenate((db_new[H:], db_q))
     return (
         dx,
         dh,
         None if dw_ih is None else n_last(dw_ih),
         sum_of_products(old, h_before, ended) if need_w_hh else None,
-        n_last(sum_of_steps(new)) if need_b_ih else None,
-        sum_of_steps(old) if need_b_hh else None,
+        n_last(db_new) if need_b_ih else None,
+        db_old,
     )
 
 
 def n_first(blocks: Array) -> Array:
     """r, z, n to n, r, z: blocks of rows of a weight or a bias."""
-    rolled: Array = namespace(blocks).roll(blocks, len(blocks) // 3, axis=0)
-    return rolled
+    H = len(blocks) // 3
+    return namespace(blocks).concatenate((blocks[-H:], blocks[:-H]))
 
 
 def n_last(blocks: Array) -> Array:
     """n, r, z to r, z, n: undoes `n_first`."""
-    rolled: Array = namespace(blocks).roll(blocks, -(len(blocks) // 3), axis=0)
-    return rolled
+    H = len(blocks) // 3
+    return namespace(blocks).concatenate((blocks[H:], blocks[:H]))

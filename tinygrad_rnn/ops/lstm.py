@@ -15,15 +15,14 @@ The four W stand under each other in one weight W_ih (4H, I), the four U in W_hh
 PyTorch's order i, f, g, o; and b is kept as PyTorch keeps it, in two halves b_ih + b_hh.
 
 `step` is one step, `specification` the network; below it the same by hand, in the manner of
-`ops/rnn.py`: projections before the loop, weight gradients after it, feature-major (H, B) arrays
-inside.
+`ops/rnn.py`: feature-major (H, B) arrays, projections before the loop and weight gradients after
+it, and of the way back, before a gradient arrives, all that does not depend on it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tinygrad_rnn import backends
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.fused import fused
@@ -33,13 +32,15 @@ from tinygrad_rnn.ops.indexing import take
 from tinygrad_rnn.ops.linalg import matmul
 from tinygrad_rnn.ops.sequence import (
     arriving,
+    blocks,
+    each,
     held,
     hold,
     limit_columns,
     past,
-    project_inputs,
+    projections,
     stop,
-    tiled_sum,
+    transposed,
     weight_gradients,
 )
 from tinygrad_rnn.ops.shape import matrix_transpose, split, stack
@@ -113,26 +114,47 @@ def lstm(
     others = (h0, c0, w_ih, w_hh, b_ih, b_hh)
     if (own := own_window("lstm", impl, x, ids, others, limit)) is not None:
         return run_window(own, x, (h0, c0), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
-    xp, activate = namespace(x), backends.of(x).lstm_step
+    xp = namespace(x)
     T, B = x.shape[:2] if ids is None else ids.shape
     H = w_hh.shape[1]
     kept = xp.empty((2, T + 1, H, B), dtype=x.dtype)
-    h, c = kept[0], kept[1]  # (T+1, H, B) each
+    h, c = kept  # (T+1, H, B) each
     h[0], c[0] = h0.T, c0.T
-    gates = xp.empty((T, 4 * H, B), dtype=x.dtype)  # pre-activations first, then activated
-    project_inputs(x, ids, w_ih, out=gates)
-    bias = tiled_sum(b_ih, b_hh, B)
-    recurrent = xp.empty((4 * H, B), dtype=x.dtype)
-    for t in range(T):
-        xp.matmul(w_hh, h[t], out=recurrent)
-        if bias is not None:
-            recurrent += bias
-        gates[t] += recurrent
-        activate(gates[t], c[t], c[t + 1], h[t + 1])
+    gates = xp.empty((T if keep else 1, 4, H, B), dtype=x.dtype)
+    inputs = projections(x, ids, w_ih, None if b_ih is None else b_ih + b_hh)
+    steps = zip(range(T), each(gates, T), inputs, h[:-1], c[:-1], h[1:], c[1:], strict=True)
+    for t, gate, x_t, h_before, c_before, h_t, c_t in steps:
+        z = gate.reshape((4 * H, B))  # the same memory
+        xp.matmul(w_hh, h_before, out=z)
+        z += x_t
+        activate(gate, c_before, c_t, h_t)
         if ended is not None:
             hold(kept[:, t + 1], kept[:, t], ended[t])
     states = xp.ascontiguousarray(kept.transpose((0, 1, 3, 2)))  # (2, T+1, B, H)
     return states, ((x, w_ih, w_hh, states, c, gates) if keep else None)
+
+
+def activate(gates: Array, c_before: Array, c: Array, h: Array) -> None:
+    """The pointwise half of a step, in place: `gates` (4, H, B) come as pre-activations.
+
+    A call costs as much as some thousand numbers in it, so one tanh serves all four gates:
+
+        sigmoid(z) = 1/2 tanh(z / 2) + 1/2
+    """
+    xp = namespace(gates)
+    i_f, o = gates[:2], gates[3]
+    i_f *= 0.5
+    o *= 0.5
+    xp.tanh(gates, out=gates)
+    for gate in (i_f, o):
+        gate *= 0.5
+        gate += 0.5
+    i, f, g, o = gates
+    xp.multiply(f, c_before, out=c)
+    xp.multiply(i, g, out=h)  # h as scratch
+    c += h
+    xp.tanh(c, out=h)
+    h *= o
 
 
 @lstm.backward
@@ -152,28 +174,65 @@ def _(
         dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
         return dx, dh, dc, dw_ih, dw_hh, db, db
     x, w_ih, w_hh, states, c, gates = cache
-    xp, undo = namespace(x), backends.of(x).lstm_step_backward
-    T, (H, B) = len(gates), c.shape[1:]
-    dh_out, dc_out = g[0], g[1]  # (T+1, B, H): what reaches every state from outside
-    dz = xp.empty((4 * H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
-    dz_t = xp.empty((4 * H, B), dtype=x.dtype)  # and of one step, contiguous for the product
-    w_hh_t = xp.ascontiguousarray(w_hh.T)
-    dh, dc = dh_out[-1].T.copy(order="C"), dc_out[-1].T.copy(order="C")  # (H, B)
-    for t in reversed(range(T)):
-        if ended is not None:
-            h_by, c_by = past(dh, ended[t]), past(dc, ended[t])
-        undo(dh, dc, gates[t], c[t], c[t + 1], dz_t)
-        if ended is not None:
-            stop(dz_t, ended[t])
-        dz[:, t] = dz_t
-        xp.matmul(w_hh_t, dz_t, out=dh)
-        if limit is not None:
-            limit_columns(dh, limit)
-            limit_columns(dc, limit)
-        if ended is not None:
-            hold(dh, h_by, ended[t])  # not a sum: 0 times an infinite weight is NaN
-            hold(dc, c_by, ended[t])
-        dh += dh_out[t].T
-        dc += dc_out[t].T
+    xp, (H, B), T = namespace(x), c.shape[1:], len(gates)
+    dz = xp.empty((4, H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
+    w_hh_t = transposed(w_hh, B)
+    outside = g.transpose((1, 0, 3, 2))  # (T+1, 2, H, B): what reaches h_t and c_t from the loss
+    d = outside[-1].copy(order="C")
+    dh, dc = d  # views
+    through_h = xp.empty((H, B), dtype=x.dtype)
+    for block in reversed(blocks(T, 4 * H * B)):
+        slopes, through = local_slopes(gates[block], c[:-1][block], c[1:][block])
+        steps = zip(range(T)[block], slopes, through, gates[block, 1], outside[block], strict=True)
+        for t, dz_t, dc_dh, f, from_loss in reversed(list(steps)):
+            if ended is not None:
+                by = past(d, ended[t])
+            xp.multiply(dh, dc_dh, out=through_h)
+            dc += through_h
+            dz_t[3] *= dh
+            dz_t[:3] *= dc
+            dc *= f
+            if ended is not None:
+                stop(dz_t, ended[t])
+            xp.matmul(w_hh_t, dz_t.reshape((4 * H, B)), out=dh)
+            if limit is not None:
+                limit_columns(dh, limit)
+                limit_columns(dc, limit)
+            if ended is not None:
+                hold(d, by, ended[t])  # not a sum: 0 times an infinite weight is NaN
+            d += from_loss
+        dz[:, :, block] = slopes.transpose((1, 2, 0, 3))
+    dz = dz.reshape((4 * H, T, B))
     dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
     return dx, dh.T, dc.T, dw_ih, dw_hh, db, db
+
+
+def local_slopes(gates: Array, c_before: Array, c: Array) -> tuple[Array, Array]:
+    """What is known of the way back before any gradient comes, for n steps: (n, 4, H, B) and
+    (n, H, B).
+
+    With dh and dc for what arrives at h_t and c_t, each of these takes one product:
+
+        dc  += dh [o (1 - tanh(c_t)^2)]         dz_i = dc [g       i (1 - i)]
+        dz_o = dh [tanh(c_t) o (1 - o)]         dz_f = dc [c_{t-1} f (1 - f)]
+                                                dz_g = dc [i (1 - g^2)]
+
+    The brackets behind dz are `slopes`, in the order of the gates; the one behind dc, from h_t
+    through to c_t, is `through`.
+    """
+    xp = namespace(gates)
+    i, _, g, o = (gates[:, k] for k in range(4))
+    through = xp.tanh(c)
+    slopes = xp.subtract(1, gates)
+    slopes *= gates  # s (1 - s): the slope of a sigmoid, right for i, f and o
+    of_i, of_f, of_g, of_o = (slopes[:, k] for k in range(4))
+    of_i *= g
+    of_f *= c_before
+    of_o *= through
+    xp.multiply(g, g, out=of_g)
+    xp.subtract(1, of_g, out=of_g)
+    of_g *= i
+    through *= through
+    xp.subtract(1, through, out=through)
+    through *= o
+    return slopes, through

@@ -7,14 +7,12 @@ the gradient of h_{t-1} is that of h_t sent once more through f' and W_hh. Sent 
 multiplied by k such factors: that product is what vanishes or explodes.
 
 `step` is one step in plain ops, and `specification` the network, step by step. Below it the same by
-hand: the inputs of all steps are projected before the loop, and the weight gradients come from one
-matrix product each after it; only W_hh h_{t-1} has to wait for its turn. Inside the loop arrays are
-feature-major, (H, B): on two AMD cores an LSTM's W_hh h, (4H, H) times (H, B), runs at 150 GFLOP/s,
-h W_hh' at 94. What all recurrent ops do alike, before, after and around their loops, is in
-`ops/sequence.py`.
-
-The nonlinearity and its slope, `rnn_step` and `rnn_step_backward`, are the backend's: their plain
-form is in `backends/base.py`, and so is that of the LSTM's gates.
+hand, in the way of all recurrent ops (`ops/sequence.py` has what they do alike). Only the product
+W_hh h_{t-1} has to wait for its turn. What does not wait is done for many steps at once: the
+projection of the inputs, on the way back the slopes f' of the steps, and after the loop the
+gradient of each weight, as one product. Inside the loop arrays are feature-major, (H, B): on two
+AMD cores an LSTM's W_hh h, (4H, H) times (H, B), runs at 390 GFLOP/s for H=256 and B=32, h W_hh' at
+180 to 240.
 
 Sizes: T steps, B rows in a batch, I inputs, H hidden units.
 """
@@ -23,7 +21,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinygrad_rnn import backends
 from tinygrad_rnn.backends import namespace
 from tinygrad_rnn.backends.base import Array
 from tinygrad_rnn.core.fused import fused
@@ -33,13 +30,14 @@ from tinygrad_rnn.ops.indexing import take
 from tinygrad_rnn.ops.linalg import matmul
 from tinygrad_rnn.ops.sequence import (
     arriving,
+    blocks,
     held,
     hold,
     limit_columns,
     past,
-    project_inputs,
+    projections,
     stop,
-    tiled_sum,
+    transposed,
     weight_gradients,
 )
 from tinygrad_rnn.ops.shape import expand_dims, matrix_transpose, stack
@@ -115,22 +113,20 @@ def rnn(
     others, relu_cell = (h0, w_ih, w_hh, b_ih, b_hh), nonlinearity == "relu"
     if (own := own_window("rnn", impl, x, ids, others, limit, relu=relu_cell)) is not None:
         return run_window(own, x, (h0,), w_ih, w_hh, b_ih, b_hh, ids=ids, ended=ended, keep=keep)
-    xp, activate = namespace(x), backends.of(x).rnn_step
+    xp = namespace(x)
     T, B = x.shape[:2] if ids is None else ids.shape
-    H = len(w_hh)
-    h = xp.empty((T + 1, H, B), dtype=x.dtype)
+    h = xp.empty((T + 1, len(w_hh), B), dtype=x.dtype)
     h[0] = h0.T
-    project_inputs(x, ids, w_ih, out=h[1:])
-    bias = tiled_sum(b_ih, b_hh, B)
-    recurrent = xp.empty((H, B), dtype=x.dtype)
-    for t in range(T):
-        xp.matmul(w_hh, h[t], out=recurrent)
-        if bias is not None:
-            recurrent += bias
-        h[t + 1] += recurrent  # W_ih x_t is there already, from project_inputs
-        activate(h[t + 1], nonlinearity)
+    inputs = projections(x, ids, w_ih, None if b_ih is None else b_ih + b_hh)
+    for t, x_t, h_before, h_t in zip(range(T), inputs, h[:-1], h[1:], strict=True):
+        xp.matmul(w_hh, h_before, out=h_t)
+        h_t += x_t
+        if nonlinearity == "tanh":
+            xp.tanh(h_t, out=h_t)
+        else:
+            xp.maximum(h_t, 0, out=h_t)
         if ended is not None:
-            hold(h[t + 1], h[t], ended[t])
+            hold(h_t, h_before, ended[t])
     states = xp.ascontiguousarray(h.transpose((0, 2, 1)))[None]  # (1, T+1, B, H)
     return states, ((x, w_ih, w_hh, states, h) if keep else None)
 
@@ -153,24 +149,37 @@ def _(
         dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
         return dx, dh, dw_ih, dw_hh, db, db
     x, w_ih, w_hh, states, h = cache
-    xp, undo = namespace(x), backends.of(x).rnn_step_backward
-    T, H, B = len(h) - 1, h.shape[1], h.shape[2]
-    dh_out = g[0]  # (T+1, B, H): what reaches every state from outside
+    xp, (H, B), T = namespace(x), h.shape[1:], len(h) - 1
     dz = xp.empty((H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
-    dz_t = xp.empty((H, B), dtype=x.dtype)  # and of one step, contiguous for the product
-    w_hh_t = xp.ascontiguousarray(w_hh.T)
-    dh = dh_out[-1].T.copy(order="C")  # (H, B)
-    for t in reversed(range(T)):
-        undo(dh, h[t + 1], dz_t, nonlinearity)
-        if ended is not None:
-            stop(dz_t, ended[t])
-            by = past(dh, ended[t])
-        dz[:, t] = dz_t
-        xp.matmul(w_hh_t, dz_t, out=dh)
-        if limit is not None:
-            limit_columns(dh, limit)
-        if ended is not None:
-            hold(dh, by, ended[t])  # not a sum: 0 times an infinite weight is NaN
-        dh += dh_out[t].T
+    w_hh_t = transposed(w_hh, B)
+    outside = g[0].transpose((0, 2, 1))  # (T+1, H, B): what reaches every state from the loss
+    dh = outside[-1].copy(order="C")
+    for block in reversed(blocks(T, H * B)):
+        slopes = local_slopes(h[1:][block], nonlinearity)
+        steps = zip(range(T)[block], slopes, h[1:][block], outside[block], strict=True)
+        for t, dz_t, h_t, from_loss in reversed(list(steps)):
+            if nonlinearity == "tanh":
+                dz_t *= dh
+            else:
+                xp.copyto(dz_t, dh, where=h_t > 0)  # not times 0: an infinite dh would be NaN
+            if ended is not None:
+                stop(dz_t, ended[t])
+                by = past(dh, ended[t])
+            xp.matmul(w_hh_t, dz_t, out=dh)
+            if limit is not None:
+                limit_columns(dh, limit)
+            if ended is not None:
+                hold(dh, by, ended[t])  # not a sum: 0 times an infinite weight is NaN
+            dh += from_loss
+        dz[:, block] = slopes.transpose((1, 0, 2))
     dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
     return dx, dh.T, dw_ih, dw_hh, db, db
+
+
+def local_slopes(h: Array, nonlinearity: str) -> Array:
+    """f' at steps whose result is `h` (n, H, B), by what f has made; for relu, zeros to fill in."""
+    xp = namespace(h)
+    if nonlinearity == "relu":
+        return xp.zeros_like(h)
+    slopes = h * h
+    return xp.subtract(1, slopes, out=slopes)

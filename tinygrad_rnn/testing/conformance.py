@@ -86,41 +86,6 @@ def _sum_columns(s: Sizes, put: Put) -> list[Any]:
     return [put(s.normal(s.H, s.B)), put(s.below(5, s.B)), 5]
 
 
-def _rnn_step(s: Sizes, put: Put) -> list[Any]:
-    return [put(s.normal(s.H, s.B)), ("tanh", "relu")[s.B % 2]]
-
-
-def _rnn_step_backward(s: Sizes, put: Put) -> list[Any]:
-    h = np.tanh(s.normal(s.H, s.B))
-    return [put(s.normal(s.H, s.B)), put(h), put(s.empty(s.H, s.B)), ("tanh", "relu")[s.B % 2]]
-
-
-def _lstm_step(s: Sizes, put: Put) -> list[Any]:
-    gates, c_before = 3 * s.normal(4 * s.H, s.B), s.normal(s.H, s.B)
-    return [put(a) for a in (gates, c_before, s.empty(s.H, s.B), s.empty(s.H, s.B))]
-
-
-def _lstm_step_backward(s: Sizes, put: Put) -> list[Any]:
-    gates, c_before, c, h = s.normal(4 * s.H, s.B), s.normal(s.H, s.B), *[s.empty(s.H, s.B)] * 2
-    PLAIN.lstm_step(gates, c_before, c, h)
-    dgates = put(s.empty(4 * s.H, 3, s.B))[:, 1]  # one step of many: not contiguous
-    dh, dc = s.normal(s.H, s.B), s.normal(s.H, s.B)
-    return [*(put(a) for a in (dh, dc, gates, c_before, c)), dgates]
-
-
-def _gru_step(s: Sizes, put: Put) -> list[Any]:
-    gates, recurrent = 3 * s.normal(3 * s.H, s.B), s.normal(3 * s.H, s.B)
-    return [put(a) for a in (gates, recurrent, s.normal(s.H, s.B), s.empty(s.H, s.B))]
-
-
-def _gru_step_backward(s: Sizes, put: Put) -> list[Any]:
-    gates, h_before = 3 * s.normal(3 * s.H, s.B), s.normal(s.H, s.B)
-    PLAIN.gru_step(gates, s.normal(3 * s.H, s.B), h_before, s.empty(s.H, s.B))
-    dgates = put(s.empty(4 * s.H, 3, s.B))[:, 1]  # one step of many: not contiguous
-    q = s.normal(s.H, s.B)
-    return [*(put(a) for a in (s.normal(s.H, s.B), gates, q, h_before)), dgates]
-
-
 def _matmul(s: Sizes, put: Put) -> list[Any]:
     return [put(s.normal(s.B, 5)), put(s.normal(5, s.H))]
 
@@ -190,12 +155,6 @@ KERNELS: dict[str, list[Callable[[Sizes, Put], list[Any]]]] = {
     "scatter_add": [_scatter_add, _scatter_add_elements],
     "take_columns": [_take_columns],
     "sum_columns": [_sum_columns],
-    "rnn_step": [_rnn_step],
-    "rnn_step_backward": [_rnn_step_backward],
-    "lstm_step": [_lstm_step],
-    "lstm_step_backward": [_lstm_step_backward],
-    "gru_step": [_gru_step],
-    "gru_step_backward": [_gru_step_backward],
     "matmul": [_matmul, _matmul_of_parts, _matmul_of_stacks],
     "sum_rows": [_sum_rows, _sum_rows_of_a_part],
     "softmax_cross_entropy": [_softmax_cross_entropy],
