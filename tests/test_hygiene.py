@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import subprocess
 import sys
 from functools import cache
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import tinygrad_rnn
+from tinygrad_rnn import _LATER as LATE_NAMES
+from tinygrad_rnn.ops import random
 
 ROOT = Path(tinygrad_rnn.__file__).parent
 NAME = "tinygrad_rnn"
@@ -50,13 +53,13 @@ FLOORS = [
 ]
 # Below, the files of a package whose order is the order in which they are to be read.
 CORE = [
-    "array", "clock", "tensor", "grad_mode", "broadcast", "operands", "primitive", "fused",
+    "array", "clock", "tensor", "grad_mode", "broadcast", "operands", "node", "primitive", "fused",
     "carriers", "refusals", "engine", "trace", "watch", "replay", "anomaly",
 ]  # fmt: skip
 # The one import that looks up: double backward of a fused op differentiates its specification.
 UPWARDS = {("core.fused", "core.engine")}
-# Imported in a function, when a GPU is first asked for: it imports CuPy.
-LATE = {("backends", "backends.cupy_backend")}
+# Imported in a function, when a GPU is first asked for (it imports CuPy), or to word a warning.
+LATE = {("backends", "backends.cupy_backend"), ("nn.growth", "core.trace")}
 # The doors of the house: they import everything.
 DOORS = {"", "__main__"}
 
@@ -139,7 +142,7 @@ def test_imports_on_one_floor_go_one_way():
 
 
 def test_imports_inside_functions_are_the_listed_ones():
-    """Hidden imports hide circles. Left are those of extras, one that looks up, and a late one."""
+    """Hidden imports hide circles. Left are those of extras, one that looks up, and late ones."""
     for module in MODULES.keys() - DOORS:
         top = {id(n) for n in tree(module).body}
         for node in ast.walk(tree(module)):
@@ -153,10 +156,12 @@ def test_imports_inside_functions_are_the_listed_ones():
 # ---- what importing costs ----
 
 
-def test_importing_loads_numpy_and_the_standard_library_only():
+@cache
+def loaded_by_importing() -> frozenset[str]:
+    """The modules that `import tinygrad_rnn` adds to those of NumPy, in a process of its own."""
     code = (
-        "import sys; import numpy.random; before = set(sys.modules); import tinygrad_rnn;"
-        "print(*{m.partition('.')[0] for m in set(sys.modules) - before})"
+        "import sys, numpy; before = set(sys.modules); import tinygrad_rnn;"
+        "print(*set(sys.modules) - before)"
     )
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -165,11 +170,64 @@ def test_importing_loads_numpy_and_the_standard_library_only():
         text=True,
         check=True,
     )
-    loaded = set(run.stdout.split())
+    return frozenset(run.stdout.split())
+
+
+def test_importing_loads_numpy_and_the_standard_library_only():
+    loaded = {m.partition(".")[0] for m in loaded_by_importing()}
     assert NAME in loaded
     strangers = loaded - set(sys.stdlib_module_names) - {NAME, "numpy"}
     # An editable install may put a finder of its own among the modules.
     assert not {m for m in strangers if not m.startswith("__editable__")}
+
+
+def test_importing_does_not_load_what_few_programs_use():
+    """NumPy imports `numpy.random` late, too; the others of these are heavy, and were imported."""
+    heavy = {"numpy.random", "hashlib", "pathlib", "json", "tempfile", "importlib.metadata"}
+    ours = {*LATE_NAMES.values()}
+    ours |= {f"{NAME}.{m}" for m in ("core.trace", "core.watch", "backends.kernels")}
+    assert f"{NAME}.nn" in loaded_by_importing()  # else the next line proves nothing
+    assert not loaded_by_importing() & (heavy | ours)
+
+
+def test_late_names_come_when_asked_for():
+    for name, module in LATE_NAMES.items():
+        is_module = module == f"{NAME}.{name}"
+        there = importlib.import_module(module)
+        vars(tinygrad_rnn).pop(name, None)
+        assert getattr(tinygrad_rnn, name) is (there if is_module else getattr(there, name))
+        assert name in vars(tinygrad_rnn)  # the second time nobody is asked
+        # Importing a module puts it where a function of its name was: no such name may be late.
+        assert is_module or name not in MODULES, name
+        assert not (is_module and hasattr(there, name)), name
+
+
+def test_names_still_to_come_are_listed():
+    code = "import tinygrad_rnn as tg; assert 'save' not in vars(tg); print(*dir(tg))"
+    run = [sys.executable, "-c", code]
+    shown = subprocess.run(run, cwd=ROOT.parent, capture_output=True, text=True, check=True).stdout
+    assert set(tinygrad_rnn.__all__) <= set(shown.split())
+
+
+def test_type_checkers_are_told_where_late_names_come_from():
+    (block,) = (n for n in tree("").body if isinstance(n, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    told = {
+        alias.name: f"{NAME}.{alias.name}" if node.module == NAME else node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == LATE_NAMES
+
+
+def test_the_package_s_generator_is_made_once_and_late(monkeypatch):
+    monkeypatch.setattr(random._Default, "generator", None)
+    first = random.generator()
+    assert random.generator() is first
+    assert random.generator(first) is first
+    assert random.generator(0) is not first
+    assert random.manual_seed(0) is random.generator() is not first
 
 
 def test_public_names_are_there():

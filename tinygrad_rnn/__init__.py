@@ -4,17 +4,19 @@
 
 Start with `tg.tensor`, `tg.nn`, `tg.optim` and `tg.TBPTT`; the README says in which order to read
 the source.
+
+What few programs use, or what needs more than NumPy, is imported when it is first asked for: see
+`_LATER`, below the imports.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy import bool_ as bool
 from numpy import float32, float64, int32, int64
 
-from tinygrad_rnn import data, nn, optim
+from tinygrad_rnn import nn, optim
 from tinygrad_rnn.backends import Device, devices
-from tinygrad_rnn.core.anomaly import detect_anomaly
 from tinygrad_rnn.core.engine import backward, grad
 from tinygrad_rnn.core.fused import Fused, fused
 from tinygrad_rnn.core.grad_mode import enable_grad, no_grad, time_steps
@@ -135,22 +137,41 @@ from tinygrad_rnn.tbptt import TBPTT
 
 __version__ = "0.1.0"
 
-# Names whose modules need more than NumPy and the standard library, or that few programs use: they
-# are imported when first asked for, so that `import tinygrad_rnn` stays quick and bare.
+# Imported when first asked for, so that `import tinygrad_rnn` stays quick and bare: the name, and
+# the module that has it, or that it is. Of 18 ms over NumPy's, `data` would add 11 (it needs
+# numpy.random) and `detect_anomaly` 6 (hashlib). A function whose module has the same name cannot
+# stand here (`gradcheck`): whoever imports the module puts it in the function's place.
 _LATER = {
-    "save": "tinygrad_rnn.checkpoint",
+    "data": "tinygrad_rnn.data",
+    "detect_anomaly": "tinygrad_rnn.core.anomaly",
     "load": "tinygrad_rnn.checkpoint",
-    "save_checkpoint": "tinygrad_rnn.checkpoint",
     "load_checkpoint": "tinygrad_rnn.checkpoint",
+    "save": "tinygrad_rnn.checkpoint",
+    "save_checkpoint": "tinygrad_rnn.checkpoint",
+    "testing": "tinygrad_rnn.testing",  # this and the next need extras: not in `__all__`
+    "viz": "tinygrad_rnn.viz",
 }
+if TYPE_CHECKING:  # the same once more, for those who read the program and do not run it
+    from tinygrad_rnn import data
+    from tinygrad_rnn import testing as testing
+    from tinygrad_rnn import viz as viz
+    from tinygrad_rnn.checkpoint import load, load_checkpoint, save, save_checkpoint
+    from tinygrad_rnn.core.anomaly import detect_anomaly
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("testing", "viz"):  # these need extras, and so are not in `__all__`
-        return importlib.import_module(f"tinygrad_rnn.{name}")
+    """What Python calls for a name that is not here (PEP 562): import it, once."""
     if name not in _LATER:
         raise AttributeError(f"module 'tinygrad_rnn' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+    module = importlib.import_module(_LATER[name])
+    value = module if module.__name__ == f"tinygrad_rnn.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """With the names that are still to come, for help() and completion."""
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [

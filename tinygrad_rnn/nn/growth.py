@@ -18,7 +18,6 @@ from typing import Any
 
 from tinygrad_rnn.core.grad_mode import recording
 from tinygrad_rnn.core.tensor import Leaf
-from tinygrad_rnn.core.trace import user_level
 from tinygrad_rnn.errors import GraphGrowthWarning
 
 # Both have to be passed. A decoder goes step by step, often for hundreds of steps, and an encoder
@@ -59,6 +58,8 @@ def look_behind(states: Sequence[Any], T: int, layer: str) -> Behind:
         return Behind().and_a_window(T, warned=False)
     behind = _search(nodes)
     if behind.is_long and not behind.warned:
+        from tinygrad_rnn.core.trace import user_level  # noqa: PLC0415 - 5 ms
+
         warnings.warn(
             f"{layer}: the graph behind the given state goes back {behind.steps:,} time steps in "
             f"{behind.windows:,} windows, and this one has {T}; the arrays of all of them are "
