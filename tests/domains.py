@@ -348,6 +348,9 @@ def of_shapes(draw, function, shapes_, **options):
 
 
 entry("matmul", of_shapes(tg.matmul, _MATMUL.map(lambda m: m.input_shapes)), linalg._matmul)
+_LINEAR = [((2, 3), (4, 3), (4,)), ((3,), (2, 3), (2,)), ((2, 2, 3), (1, 3), (1,)),
+           ((0, 3), (2, 3), (2,)), ((2, 0), (3, 0), (3,)), ((2, 3), (0, 3), (0,))]  # fmt: skip
+entry("linear", of_shapes(linalg.linear, st.sampled_from(_LINEAR)), linalg.linear)
 _DOT = [((3,), (3,)), ((2, 3), (3,)), ((2, 3), (3, 2)), ((3,), (2, 3, 2)), ((2, 1, 3), (2, 3, 2)),
         ((), (2, 3)), ((0,), (0,)), ((2, 0), (0, 3))]  # fmt: skip
 entry("dot", of_shapes(tg.dot, st.sampled_from(_DOT)))

@@ -17,7 +17,8 @@ from tests import oracle
 from tests.conftest import Place
 from tests.graph_machine import Stop, run
 from tinygrad_rnn.backends.numpy_backend import NumpyBackend
-from tinygrad_rnn.core import engine, primitive
+from tinygrad_rnn.core import engine
+from tinygrad_rnn.core import node as nodes
 from tinygrad_rnn.core.carriers import Part
 from tinygrad_rnn.core.primitive import Node
 from tinygrad_rnn.ops import indexing
@@ -160,13 +161,13 @@ def a_repeated_index_counts_once(monkeypatch):
 
 
 def saved_arrays_have_no_place_in_the_graph(monkeypatch):
-    place = primitive._in_place_of
-    monkeypatch.setattr(primitive, "_in_place_of", lambda value, _: place(value, None))
+    place = nodes._in_place_of
+    monkeypatch.setattr(nodes, "_in_place_of", lambda value, _: place(value, None))
 
 
 def a_freed_graph_ends_in_silence(monkeypatch):
     def free(node):
-        node.parents, node.edges = (), []
+        node.parents, node.plan = (), ()
 
     monkeypatch.setattr(Node, "free", free)
 
@@ -261,7 +262,7 @@ def test_a_fault_planted_in_the_engine_is_found(fault, monkeypatch):
     with pytest.raises(AssertionError):
         run(
             Place("cpu"),
-            400,
+            2000,  # at most: the first program that shows the fault ends the search
             derandomize=True,
             database=None,
             phases=[Phase.generate],

@@ -111,7 +111,9 @@ def test_a_network_that_forgets_after_k_steps_has_no_bias_from_there_on(k, k1):
 @pytest.mark.parametrize("kind", ["rnn", "lstm"])
 @pytest.mark.parametrize("overlap", [1, 2])
 def test_memory_grows_with_k2_and_not_with_the_stream(kind, overlap):
-    model = model_of(kind, hidden=64)  # arrays of megabytes: Python's own objects count little
+    # Arrays of megabytes: beside them neither Python's own objects count nor the blocks of steps
+    # that the time loop works on at once, which have one size.
+    model = model_of(kind, hidden=128)
 
     def peak(T, k2):
         return truncation.truncated(model, *stream(T, B=96), k2 // overlap, k2)[1]

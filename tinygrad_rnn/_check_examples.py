@@ -215,6 +215,7 @@ def _products(p: Points) -> Iterator[Row]:
     yield "matmul", linalg.matmul, p(2, 1, 2, 3), p(3, 1)
     yield "matmul", linalg.matmul, p(3), p(2, 3, 2)
     yield "matmul", linalg.matmul, p(2, 3), p(3)
+    yield "linear", linalg.linear, p(2, 2, 3), p(4, 3), p(4)
     yield "dot", linalg.dot, p(2, 3), p(3)
     yield "outer", linalg.outer, p(2), p(3)
     yield "einsum", lambda x, y: linalg.einsum("bij,kj->bki", x, y), p(2, 2, 2), p(3, 2)

@@ -106,6 +106,7 @@ OTHERWISE: dict[Primitive, Form] = {
     reduce._log_softmax: _log_softmax,
     reduce._softmax: _softmax,
     linalg._matmul: _matmul,
+    linalg.linear: lambda x, weight, bias: _matmul(x, weight.T) + bias,
     convert._astype: _astype,
 }
 

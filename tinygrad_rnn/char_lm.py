@@ -198,16 +198,17 @@ def _write(
     rng: np.random.Generator,
 ) -> Iterator[str]:
     state: Any = None
+    modules = list(model.modules())  # found once: 6 us of the 70 that a character takes
     for _ in range(length):
         # Around each step: between two characters the model is the caller's.
-        training = [module for module in model.modules() if module.training]
+        training = [module for module in modules if module.training]
         _set_training(training, False)
         try:
             for start in range(0, len(ids), 1024):  # a prompt may be a book
                 logits, state = model(ids[start : start + 1024, None], state)  # (T, 1, V)
         finally:
             _set_training(training, True)
-        choice = draw(_on_host(logits[-1, 0]), temperature, rng)
+        choice = draw(_on_host(logits)[-1, 0], temperature, rng)
         yield vocabulary.symbols[choice]
         ids = np.array([choice])
 
@@ -235,7 +236,8 @@ def draw(logits: NDArray[np.float64], temperature: float, rng: np.random.Generat
     whatever the temperature, so that a seed means the same from run to run.
     """
     check_temperature(temperature)
-    if not np.isfinite(logits).all():
+    peak, least = logits[logits.argmax()], logits[logits.argmin()]  # NaN, if there is one
+    if not (math.isfinite(peak) and math.isfinite(least)):
         raise NonFiniteError("the model's logits are not finite: its training has diverged")
     point = rng.random()
     if temperature == 0:
@@ -243,6 +245,6 @@ def draw(logits: NDArray[np.float64], temperature: float, rng: np.random.Generat
     if math.isinf(temperature):
         return int(point * len(logits))
     with np.errstate(over="ignore"):  # a tiny temperature: -1 / 1e-310 is -inf, whose exp is 0
-        scaled = (logits - logits.max()) / temperature  # <= 0, and exactly 0 at the maximum
-    ends = np.cumsum(np.exp(scaled))  # unnormalised; at least 1
-    return int(np.searchsorted(ends, point * ends[-1], side="right"))
+        scaled = (logits - peak) / temperature  # <= 0, and exactly 0 at the maximum
+    ends = np.exp(scaled).cumsum()  # unnormalised; at least 1
+    return int(ends.searchsorted(point * ends[-1], side="right"))

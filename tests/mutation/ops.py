@@ -155,11 +155,13 @@ REDUCE = [
 ]  # fmt: skip
 
 LINALG = [
-    op("matmul-transpose", "ops/linalg.py", "b=lambda g, a: _matmul(matrix_transpose(a), g)",
-       "b=lambda g, a: matrix_transpose(_matmul(matrix_transpose(a), g))", PRODUCTS,
+    op("matmul-transpose", "ops/linalg.py", "b=lambda g, a: _product(_transposed(a), g)",
+       "b=lambda g, a: _transposed(_product(_transposed(a), g))", PRODUCTS,
        "transposed once too often: fits as long as matrices are square"),
-    op("matmul-transpose-a", "ops/linalg.py", "a=lambda g, b: _matmul(g, matrix_transpose(b))",
-       "a=lambda g, b: _matmul(g, b)", PRODUCTS, "missing transpose"),
+    op("matmul-transpose-a", "ops/linalg.py", "a=lambda g, b: _product(g, _transposed(b))",
+       "a=lambda g, b: _product(g, b)", PRODUCTS, "missing transpose"),
+    op("linear-bias", "ops/linalg.py", "bias=lambda g: sum(_rows(g), 0)",
+       "bias=lambda g: _rows(g)[0]", rule("linear"), "the first row for the sum of all"),
     op("einsum-later", "ops/linalg.py", "labelled[i + 1 :]", "labelled[i + 2 :]", GAPS,
        "off by one: a letter of the next operand is summed away too early"),
 ]  # fmt: skip

@@ -74,6 +74,10 @@ class NumpyBackend(Backend):
         one_hot[np.arange(len(index)), index] = 1
         return matrix @ one_hot
 
+    def matmul(self, a: Array, b: Array) -> Array:
+        """As in the contract; of two small matrices `dot` gives the product 1 us sooner."""
+        return a.dot(b) if a.ndim == b.ndim == 2 else np.matmul(a, b)
+
     def squared_norms(self, arrays: Sequence[Array]) -> Array:
         """As in the contract; a BLAS dot product where float32 squares cannot overflow.
 

@@ -41,7 +41,9 @@ def to_array(data: Any, *, dtype: Any = None, device: str | None = None) -> Arra
 
 def real_dtype(dtype: Any) -> np.dtype[Any]:
     """`dtype` in the machine's byte order, or a DTypeError where tensors cannot have it."""
-    native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")  # a big-endian array becomes native
+    native: np.dtype[Any] = np.dtype(dtype)
+    if not native.isnative:  # a big-endian array becomes native
+        native = native.newbyteorder("=")
     if native.kind not in "biuf" or native.itemsize > 8:
         raise DTypeError(
             f"cannot make a tensor of dtype {native}; needed real numbers of up to 64 bits or bools"

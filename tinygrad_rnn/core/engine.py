@@ -198,9 +198,9 @@ def _sweep(  # noqa: PLR0912 - one loop, to be read in one piece
     for node, seed in zip(roots, seeds, strict=True):
         _arrive(node, seed, arrived, owned, carrier)
     for node in order:
-        if node not in arrived:
+        g = arrived.pop(node, None)
+        if g is None:  # no rule has passed a gradient here
             continue
-        g = arrived.pop(node)
         if type(g) is not node.array_type:
             g = carrier.mend(g)
         if node.hooks:
@@ -209,12 +209,13 @@ def _sweep(  # noqa: PLR0912 - one loop, to be read in one piece
             _check_after_hooks(last, node, order, wanted, carrier)
         if watch is not None:
             watch.arrived(node, g)
-        if (type(node) is Leaf) if goals is None else (node in goals):
+        is_leaf = type(node) is Leaf
+        if is_leaf if goals is None else node in goals:
             found[node] = carrier.own(g, already=node in owned)
-        if type(node) is Leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
+        if is_leaf or (wanted is not None and wanted.isdisjoint(node.parents)):
             continue  # the end of the graph, or of the part of it that was asked about
         pairs = pull(node, g, wanted)
-        fresh = _fresh(pairs) if carrier.plain and node.op.fresh else ()
+        fresh = carrier.plain and node.op.fresh
         for parent, passed in pairs:
             if (  # a quick look; `_fit` looks closely
                 type(passed) is not parent.array_type
@@ -224,9 +225,12 @@ def _sweep(  # noqa: PLR0912 - one loop, to be read in one piece
                 if _arrive_in_part(parent, passed, arrived, owned):
                     continue
                 passed = _fit(passed, parent, node, carrier)
-            elif id(passed) in fresh and parent not in arrived:
+            elif fresh and parent not in arrived and _is_given_once(passed, pairs):
                 owned.add(parent)
-            _arrive(parent, passed, arrived, owned, carrier)
+            if parent not in arrived:
+                arrived[parent] = passed  # the commonest case, without a call
+            else:
+                _arrive(parent, passed, arrived, owned, carrier)
         if not retain_graph:
             node.free()
     return found
@@ -269,20 +273,19 @@ def _leading_to(
     return leading
 
 
-def _fresh(pairs: list[tuple[Any, Array]]) -> set[int]:
-    """Which gradients of a node nobody else holds, where its op promises to make them anew.
+def _is_given_once(passed: Array, pairs: list[tuple[Any, Array]]) -> bool:
+    """Whether a gradient goes to one parent only, where its op promises to make them anew.
 
-    Not one that it gives to two parents, as a recurrent layer does for the two halves of a bias.
+    A recurrent layer, for one, gives the two halves of a bias the same array.
     """
-    ids = [id(passed) for _, passed in pairs]
-    return {one for one in ids if ids.count(one) == 1}
+    return [g is passed for _, g in pairs].count(True) == 1
 
 
 def _arrive(node: Any, g: Any, arrived: dict[Any, Any], owned: set[Any], carrier: Carrier) -> None:
     """Add `g` to what has reached `node`: borrow the first, own the sum from the second on."""
     if node not in arrived:
         arrived[node] = g
-    elif node in owned:
+    elif node in owned and g.size > 1:  # of one number NumPy's += takes 0.58 us, and + takes 0.18
         arrived[node] = carrier.add_in_place(arrived[node], g)
     else:
         arrived[node] = arrived[node] + g
@@ -299,8 +302,10 @@ def _arrive_in_part(node: Any, part: Any, arrived: dict[Any, Any], owned: set[An
     ):  # fmt: skip
         return False
     total = arrived.get(node)
-    if total is not None and node not in owned:
-        total = total.copy()
+    if total is not None:
+        total = as_array(total)  # NumPy's sum of two 0-d arrays is a scalar
+        if node not in owned:
+            total = total.copy()
     arrived[node] = part.added_to(total)
     owned.add(node)
     return True

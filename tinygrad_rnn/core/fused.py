@@ -50,9 +50,9 @@ class FusedNode(Node):
 
     # values: all inputs, for the specification.
     # behind: how far the graph goes back in time; set by recurrent layers only (`nn/growth.py`).
-    __slots__ = ("behind", "cache", "options", "values")
+    __slots__ = ("behind", "cache", "values")
     behind: Any
-    op: Fused  # type: ignore[assignment] # a Fused where Node has a Primitive
+    op: Fused
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class FusedNode(Node):
         options: dict[str, Any],
         out: Array,
     ) -> None:
-        super().__init__(op, parents, [], out)  # type: ignore[arg-type] # see `op` above
+        super().__init__(op, parents, out)
         self.values, self.cache, self.options = values, cache, options
 
     def _needs(self, wanted: set[Any] | None) -> tuple[bool, ...]:

@@ -22,143 +22,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygrad_rnn.backends import ARRAY_TYPES, OPERAND_TYPES
 from tinygrad_rnn.backends.base import Array
-from tinygrad_rnn.core.clock import next_number
 from tinygrad_rnn.core.grad_mode import recording
-from tinygrad_rnn.core.operands import NUMBER_TYPES, arrays_in, coerce, complete, raise_explained
+from tinygrad_rnn.core.node import NO_OPTIONS, Node, Plan, Rule, nodes_behind
+from tinygrad_rnn.core.operands import NUMBER_TYPES, coerce, complete, raise_explained
 from tinygrad_rnn.core.tensor import Tensor, wrap
 from tinygrad_rnn.errors import DTypeError, NotDifferentiableError
 
-# ---- nodes ----
-
-
-class Node:
-    """One primitive that was carried out: where its gradient goes, and what that needs.
-
-    An edge is ``(parent, rule, arguments, options)`` for an input that wants a gradient. The
-    arguments are arrays, held because that rule asked for them, for no other reason.
-    """
-
-    # `trace` is where and when the node was made; only `detect_anomaly` ever sets it.
-    __slots__ = (
-        "array_type", "dtype", "edges", "hooks", "number", "op", "parents", "shape", "trace",
-    )  # fmt: skip
-
-    def __init__(self, op: Primitive, parents: list[Any], edges: list[Any], out: Array) -> None:
-        self.number = next_number()
-        self.op = op
-        self.parents: list[Any] | None = parents  # one per input; None once the graph is freed
-        self.edges = edges
-        self.array_type, self.shape, self.dtype = type(out), out.shape, out.dtype
-        self.hooks: dict[int, Callable[[Any], Any]] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.op.__name__
-
-    def gradients(self, g: Array, wanted: set[Any] | None) -> list[tuple[Any, Array]]:
-        """Pass `g` to the parents: (parent, gradient) pairs, on plain arrays."""
-        return [
-            (parent, rule.function(g, *args, **options))
-            for parent, rule, args, options in self.edges
-            if wanted is None or parent in wanted
-        ]
-
-    def recorded_gradients(self, g: Tensor, wanted: set[Any] | None) -> list[tuple[Any, Tensor]]:
-        """The same on Tensors, so that the gradient can itself be differentiated.
-
-        First every saved array gets back its place in the graph: an input's array is wrapped with
-        its parent node, the result with this node.
-        """
-        places = [*(self.parents or ()), self]
-        return [
-            (
-                parent,
-                rule.function(
-                    g,
-                    *(_in_place_of(a, places[i]) for a, i in zip(args, rule.saves, strict=True)),
-                    **options,
-                ),
-            )
-            for parent, rule, args, options in self.edges
-            if wanted is None or parent in wanted
-        ]
-
-    def saved(
-        self,
-        wanted: set[Any] | None = None,
-        *,
-        recorded: bool = True,  # noqa: ARG002 - for a FusedNode
-    ) -> Iterator[tuple[str, Array]]:
-        """What the rules are going to read, each array with what it is to the op.
-
-        Only for the parents in `wanted`, if given. `recorded`: in a sweep under ``create_graph``,
-        which reads the same here, and more of a fused op.
-        """
-        names = [*(f"the input {name!r}" for name in self.op.inputs), "its own result"]
-        for parent, rule, args, options in self.edges:
-            if wanted is not None and parent not in wanted:
-                continue
-            for place, value in zip(rule.saves, args, strict=True):  # -1 is the result
-                yield from arrays_in(value, names[place])
-            for name, value in options.items():
-                yield from arrays_in(value, f"the {name}")
-
-    def free(self) -> None:
-        """Let go of the saved arrays and of the nodes before this one."""
-        self.parents = None
-        self.edges = []
-
-
-def nodes_behind(tensors: Iterable[Tensor | None]) -> list[Any]:
-    """Every node in the graphs of some tensors, leaves included, the oldest first.
-
-    For whoever wants to look at a graph (draw it, check it). Where one was freed, it ends.
-    """
-    stack = [t._node for t in tensors if t is not None and t._node is not None]
-    seen = set(stack)
-    while stack:
-        for parent in stack.pop().parents or ():
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return sorted(seen, key=lambda node: node.number)
-
-
-def _in_place_of(value: Any, node: Any) -> Any:
-    """A saved array as a Tensor at its place in the graph; a plain number stays one."""
-    return value if type(value) in NUMBER_TYPES else wrap(value, node)
-
-
-_NO_OPTIONS: dict[str, Any] = {}  # shared by all edges whose rule wants none; never written to
-
-
-class Rule:
-    """One vjp rule, and what its signature asks for."""
-
-    __slots__ = ("function", "option_names", "saves")
-
-    def __init__(self, function: Callable[..., Any], op: Primitive) -> None:
-        self.function = function
-        parameters = list(inspect.signature(function).parameters.values())
-        wanted = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        self.option_names = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        places = {**{name: i for i, name in enumerate(op.inputs)}, "out": -1}
-        unknown = [n for n in wanted[1:] if n not in places]
-        unknown += [n for n in self.option_names if n not in op.options]
-        if unknown or not wanted or wanted[0] != "g":
-            raise TypeError(
-                f"a vjp rule of {op.__name__!r} has parameters {[p.name for p in parameters]}; "
-                f"needed 'g' first, then any of {[*places]}, then keyword-only options out of "
-                f"{[*op.options]}"
-            )
-        self.saves = tuple(places[name] for name in wanted[1:])  # -1: the result, put last
+__all__ = ["Node", "Primitive", "Rule", "nodes_behind", "primitive"]  # nodes are in core/node.py
 
 
 class Primitive:
@@ -186,10 +63,20 @@ class Primitive:
                 f"the inputs of {self.__name__!r} are data, and data has no default; make the "
                 f"parameter keyword-only to have an option"
             )
-        self.rules: list[Rule | None] = [None] * len(self.inputs)
+        self.rules = [None] * len(self.inputs)
         self.remembered: set[int] = set()  # the inputs that some rule saves
         self.passing_nothing: set[int] = set()  # those that were given None for a rule
         self.each: Callable[..., Any] | None = None
+
+    @property
+    def rules(self) -> list[Rule | None]:
+        """One per input; None where there is none. To change one, assign a list or call `vjp`."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: list[Rule | None]) -> None:
+        self._rules = rules
+        self.plans: dict[int, Plan] = {}  # by the bits of the inputs that want a gradient
 
     def vjp(self, **rules: Callable[..., Any] | None) -> None:
         """Give one rule per input, by name; None where no gradient is to flow.
@@ -197,25 +84,28 @@ class Primitive:
         An op without any rule, a comparison say, passes nothing on. One that has rules for some of
         its inputs and is differentiated by another raises: a forgotten term is a wrong gradient.
         """
+        changed = list(self.rules)
         for name, function in rules.items():
             if name not in self.inputs:
                 raise TypeError(f"{self.__name__!r} has no input {name!r}, only {self.inputs}")
             if function is None:
                 self.passing_nothing.add(self.inputs.index(name))
                 continue
-            rule = self.rules[self.inputs.index(name)] = Rule(function, self)
+            rule = changed[self.inputs.index(name)] = Rule(function, self)
             self.remembered.update(rule.saves)
+        self.rules = changed
 
     def vjp_each(self, rule: Callable[..., Any]) -> None:
         """For an op of any number of inputs: ``rule(g, position, **options)`` serves them all."""
-        self.each = rule
+        self.each, self.plans = rule, {}
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         if len(inputs) != len(self.inputs):
             inputs = complete(self, inputs, options)
         values: list[Any] = []
         parents: list[Any] = []
-        is_tensor = is_recorded = is_raw = False
+        is_tensor = is_raw = False
+        recorded, bit = 0, 1  # the bits of the inputs that want a gradient
         for x in inputs:
             if isinstance(x, Tensor):
                 is_tensor = True
@@ -223,12 +113,13 @@ class Primitive:
                 values.append(x._data)
                 parents.append(node)
                 if node is not None:
-                    is_recorded = True
+                    recorded += bit
             else:
                 values.append(x if type(x) in OPERAND_TYPES else coerce(x, inputs, self.__name__))
                 parents.append(None)
                 if type(x) not in NUMBER_TYPES:
                     is_raw = True
+            bit += bit
         try:
             out = self.forward(*values, **options)
         except Exception as error:  # noqa: BLE001 - named, and raised again
@@ -237,10 +128,11 @@ class Primitive:
             out = np.asarray(out)  # NumPy gives 0-d results as scalars: the one place that mends it
         if not is_tensor:
             return out
-        if is_recorded and (watch := recording.enabled):
+        if recorded and (watch := recording.enabled):
             if is_raw:
                 self._own(inputs, values)
-            node = self._record(values, parents, options, out)
+            plan = self.plans.get(recorded) or self._planned(recorded, parents)
+            node = self._record(plan, values, parents, options, out) if plan.edges else None
             if watch is not True and node is not None:  # the watcher of `detect_anomaly`
                 watch.made(node, values, out)
             return wrap(out, node)
@@ -261,49 +153,51 @@ class Primitive:
                 f"gradient; give it one by .vjp({name}=...), or None if no gradient is to flow"
             )
 
-    def _record(
-        self, values: list[Any], parents: list[Any], options: dict[str, Any], out: Array
-    ) -> Node | None:
-        """The node of this call, or None where no input with a node has a rule."""
-        values.append(out)  # at index -1, where rules that name `out` look for it
-        edges: list[Any] = []
+    def _planned(self, recorded: int, parents: list[Any]) -> Plan:
+        """The plan for some inputs that want a gradient; kept for the next call."""
+        wanted = [i for i, parent in enumerate(parents) if parent is not None]
         if self.each is not None:
-            for i, parent in enumerate(parents):
-                if parent is not None:
-                    each = _Position(functools.partial(self.each, position=i))
-                    edges.append((parent, each, (), {**self.defaults, **options}))
-            return Node(self, parents, edges, out)
-        for i, parent in enumerate(parents):
-            if parent is not None:
-                rule = self.rules[i]
-                if rule is None:
-                    self._check_forgotten(i)
-                    parents[i] = None
-                    continue
-                args = tuple([values[k] for k in rule.saves])
-                names = rule.option_names
-                picked = (
-                    {n: (options if n in options else self.defaults)[n] for n in names}
-                    if names
-                    else _NO_OPTIONS
-                )
-                edges.append((parent, rule, args, picked))
-        if edges and (out.dtype.kind != "f" or out.dtype.itemsize > 8):
+            return Plan((i, _Position(self.each, i, self.options)) for i in wanted)
+        for i in wanted:
+            if self.rules[i] is None:
+                self._check_forgotten(i)
+        plan = self.plans[recorded] = Plan((i, self.rules[i]) for i in wanted)
+        return plan
+
+    def _record(
+        self,
+        plan: Plan,
+        values: list[Any],
+        parents: list[Any],
+        options: dict[str, Any],
+        out: Array,
+    ) -> Node:
+        """The node of this call, of which some input with a node has a rule."""
+        if out.dtype.kind != "f" or out.dtype.itemsize > 8:
             raise DTypeError(
                 f"{self.__name__}: the result has dtype {out.dtype}; gradients are kept in real "
                 f"numbers of up to 64 bits. Which operand is {out.dtype}?"
             )
-        return Node(self, parents, edges, out) if edges else None
+        for i in plan.silent:
+            parents[i] = None  # nothing goes there, so what is behind it need not be kept
+        values.append(out)  # at index -1, where rules that name `out` look for it
+        kept = () if plan.saves is None else plan.saves(values)
+        names = plan.option_names
+        if not names:
+            options = NO_OPTIONS
+        elif not len(options) == len(names) == len(self.options):  # else the call's own will do
+            options = {n: (options if n in options else self.defaults)[n] for n in names}
+        return Node(self, parents, out, plan.edges, kept, options)
 
 
-class _Position:
+class _Position(Rule):
     """The rule of an op of any number of inputs, bound to one of them; saves no arrays."""
 
-    __slots__ = ("function",)
-    saves = ()
+    __slots__ = ()
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, each: Callable[..., Any], position: int, options: tuple[str, ...]) -> None:
+        self.function = functools.partial(each, position=position)
+        self.option_names, self.saves = options, ()
 
 
 def primitive(forward: Callable[..., Any]) -> Primitive:

@@ -5,7 +5,7 @@ Three kinds of object, each pointing only backwards in time:
     Tensor  ->  Node  ->  Node  ->  ...  ->  Leaf
 
 A `Tensor` is what people hold: an array and, where a gradient is wanted, the node that made it. A
-`Node` (`core/primitive.py`) is one operation that was carried out; it holds its parent nodes and
+`Node` (`core/node.py`) is one operation that was carried out; it holds its parent nodes and
 the few arrays its backward rules asked for, never a tensor. A `Leaf` ends the graph: it stands for
 an array a person made, and it is where ``.grad`` is kept.
 

@@ -12,7 +12,7 @@ from tinygrad_rnn.errors import DTypeError, ShapeError
 from tinygrad_rnn.nn import functional, init
 from tinygrad_rnn.nn.module import Module, Parameter
 from tinygrad_rnn.ops.indexing import as_index, rows
-from tinygrad_rnn.ops.linalg import matmul
+from tinygrad_rnn.ops.linalg import linear, matmul
 from tinygrad_rnn.ops.norm import check_eps, layer_norm
 from tinygrad_rnn.ops.random import Rng, generator
 from tinygrad_rnn.ops.shape import matrix_transpose
@@ -75,8 +75,9 @@ class Linear(Module):
                 f"Linear({in_features}, {out_features}): the input is {x.dtype} and the weight is "
                 f"{self.weight.dtype}; convert one with .to()"
             )
-        y = matmul(x, matrix_transpose(self.weight))
-        return y if self.bias is None else y + self.bias
+        if self.bias is None:
+            return matmul(x, matrix_transpose(self.weight))
+        return linear(x, self.weight, self.bias)
 
     def describe(self) -> str:
         out_features, in_features = self.weight.shape
