@@ -60,7 +60,7 @@ class NumpyBackend(Backend):
     def take_columns(self, matrix: Array, index: Array, out: Array) -> None:
         """As in the contract; "clip" spares a buffer, and clips nothing: the index is in range."""
         for columns, numbers in zip(out, index, strict=True):
-            np.take(matrix, numbers, axis=1, out=columns, mode="clip")
+            matrix.take(numbers, axis=1, out=columns, mode="clip")
 
     def sum_columns(self, matrix: Array, index: Array, size: int) -> Array:
         """As in the contract, as a product with one-hot columns while there are few of them.
