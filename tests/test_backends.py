@@ -127,6 +127,19 @@ def test_two_graphs_alive_at_once_do_not_share_buffers():
             np.testing.assert_array_equal(a, b)
 
 
+# ---- products ----
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zero_times_nan_is_nan_in_every_product(backend, dtype):
+    """BLAS takes a factor of one number for a scalar, and of a scalar 0 it needs no more."""
+    there, zero = backends.get(backend.device), backend.array(np.zeros((1, 1), dtype))
+    for shape in ((3, 1), (1, 1), (1, 3)):
+        bad = backend.array(np.full(shape, np.nan, dtype))
+        product = there.matmul(bad, zero) if shape[1] == 1 else there.matmul(zero, bad)
+        assert np.isnan(backend.host(product)).all()
+
+
 # ---- columns of a projected table ----
 
 
@@ -143,6 +156,15 @@ def test_take_and_sum_columns(seed, dtype, V, B, G):
         expected = summed.astype(np.float64) @ np.eye(V)[index]
         assert total.dtype == dtype
         np.testing.assert_allclose(total, expected, **near(dtype))
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_what_is_not_finite_stays_in_its_column(bad):
+    """As a product with one-hot columns, 0 times infinity would be NaN in every column."""
+    matrix = np.ones((2, 5), np.float32)
+    matrix[1, 3] = bad
+    total = CPU.sum_columns(matrix, np.array([0, 1, 0, 2, 2]), 4)
+    np.testing.assert_array_equal(total, [[2, 1, 2, 0], [2, 1, bad, 0]])
 
 
 # ---- scatter_add ----

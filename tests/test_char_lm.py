@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import nn
 from tinygrad_rnn.char_lm import CharModel, draw, evaluate, generate, parameter_count
 from tinygrad_rnn.config import Config, Corpus
 from tinygrad_rnn.data import Text, Vocabulary
@@ -323,3 +324,17 @@ def test_writing_leaves_every_module_in_the_mode_it_was_in():
     "".join(generate(model, corpus.vocabulary, length=3, rng=0))
     assert not model.training
     assert model.recurrent.training
+
+
+def test_between_two_characters_the_model_is_the_callers():
+    """A module that is put in there is found: it drops nothing while the next one is written."""
+    corpus = Corpus.of(text())
+    written = []
+    for seed in (0, 1, 2):
+        model = Session(small(), corpus).model
+        characters = generate(model, corpus.vocabulary, length=12, temperature=0, rng=0)
+        next(characters)
+        model.dropout = nn.Dropout(0.9, rng=seed)
+        written.append("".join(characters))
+        assert model.dropout.training
+    assert len(set(written)) == 1

@@ -297,6 +297,10 @@ def test_embedding_of_small_ids_in_a_large_table(backend):
 def test_linear_names_the_wrong_shape():
     with pytest.raises(tg.ShapeError, match=r"Linear\(3, 2\).*\(4, 5\)"):
         nn.Linear(3, 2)(tg.zeros((4, 5)))
+    layer = nn.Linear(3, 2)
+    layer.bias = nn.Parameter(tg.zeros((4, 2)))  # would fit this batch, and no other
+    with pytest.raises(tg.ShapeError, match=r"bias \(4, 2\); needed .*\(O,\)"):
+        layer(tg.zeros((4, 3)))
 
 
 def test_dropout(backend):

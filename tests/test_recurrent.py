@@ -123,11 +123,23 @@ def test_windows_of_many_blocks_equal_one_block(backend, monkeypatch, variant, e
             )
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_inputs_the_biases_have_a_gradient_all_the_same(backend, variant):
+    op, specification, options = VARIANTS[variant]
+    tensors, biases = inputs_of(backend, op, np.random.default_rng(0), T=3, B=2, I=0, H=2)
+    fixed = [t.detach() for t in tensors]
+    fused, readable = (
+        tg.grad(f(*fixed, *biases, **options).sum(), biases) for f in (op, specification)
+    )
+    for ours, theirs in zip(fused, readable, strict=True):
+        np.testing.assert_allclose(backend.host(ours), backend.host(theirs), rtol=1e-12)
+
+
 def test_blocks_are_of_the_size_that_was_measured(monkeypatch):
     monkeypatch.setattr(sequence, "BLOCK", 100)
     assert sequence.blocks(7, 30) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert sequence.blocks(2, 101) == [slice(0, 1), slice(1, 2)]  # at least a step
-    assert sequence.blocks(0, 30) == []
+    assert sequence.blocks(0, 30) == [slice(0, 0)]
     assert sequence.blocks(3, 0) == [slice(0, 3)]
 
 

@@ -69,13 +69,13 @@ class Primitive:
         self.each: Callable[..., Any] | None = None
 
     @property
-    def rules(self) -> list[Rule | None]:
-        """One per input; None where there is none. To change one, assign a list or call `vjp`."""
+    def rules(self) -> Sequence[Rule | None]:
+        """One per input; None where there is none. To change one, assign all or call `vjp`."""
         return self._rules
 
     @rules.setter
-    def rules(self, rules: list[Rule | None]) -> None:
-        self._rules = rules
+    def rules(self, rules: Sequence[Rule | None]) -> None:
+        self._rules = tuple(rules)
         self.plans: dict[int, Plan] = {}  # by the bits of the inputs that want a gradient
 
     def vjp(self, **rules: Callable[..., Any] | None) -> None:

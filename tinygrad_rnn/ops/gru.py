@@ -124,7 +124,7 @@ def gru(
     h = xp.empty((T + 1, H, B), dtype=x.dtype)
     h[0] = h0.T
     gates = xp.empty((T if keep else 1, 4, H, B), dtype=x.dtype)  # r, z, q, n
-    bias, bias_q = (None, None) if b_ih is None else biases(b_ih, b_hh, B)
+    bias, bias_q = (None, None) if b_ih is None else biases(b_ih, b_hh, H, B)
     inputs = projections(x, ids, w_ih, bias)
     steps = zip(range(T), each(gates, T), inputs, h[:-1], h[1:], strict=True)
     for t, gate, x_t, h_before, h_t in steps:
@@ -136,9 +136,8 @@ def gru(
     return states, ((x, w_ih, w_hh, states, h, gates) if keep else None)
 
 
-def biases(b_ih: Array, b_hh: Array, B: int) -> tuple[Array, Array]:
+def biases(b_ih: Array, b_hh: Array, H: int, B: int) -> tuple[Array, Array]:
     """What is added to the projected inputs, (3H,), and to q, (H, B)."""
-    H = len(b_ih) // 3
     bias = b_ih + b_hh
     bias[2 * H :] = b_ih[2 * H :]
     return bias, tiled(b_hh[2 * H :], B)

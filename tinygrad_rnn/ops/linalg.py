@@ -93,6 +93,11 @@ def linear(x: Array, weight: Array, bias: Array) -> Array:
     As one op it costs 4 us where a transpose, two reshapes, a product and a sum cost 8: of writing
     one character at a time that is 5 %.
     """
+    if not x.ndim or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise ShapeError(
+            f"linear: got x {x.shape}, weight {weight.shape} and bias {bias.shape}; needed "
+            f"(..., I), (O, I) and (O,)"
+        )
     out = backends.of(x).matmul(_rows(x), weight.T) + bias
     return out.reshape((*x.shape[:-1], len(weight)))
 

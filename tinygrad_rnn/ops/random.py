@@ -11,6 +11,7 @@ for the first number drawn. At import it would be a third of the time (9 of 27 m
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ Rng: TypeAlias = "np.random.Generator | int | None"
 
 class _Default:
     generator: np.random.Generator | None = None  # until a number is drawn
+    lock = threading.Lock()
 
 
 def manual_seed(seed: int) -> np.random.Generator:
@@ -36,9 +38,10 @@ def generator(rng: Rng = None) -> np.random.Generator:
     """The generator meant by `rng`: itself, a new one from a seed, or the package's own."""
     if rng is not None:
         return np.random.default_rng(rng)
-    if _Default.generator is None:
-        _Default.generator = np.random.default_rng()
-    return _Default.generator
+    with _Default.lock:  # two threads that begin at once must not begin with two generators
+        if _Default.generator is None:
+            _Default.generator = np.random.default_rng()
+        return _Default.generator
 
 
 def _made(host: np.ndarray, dtype: Any, device: str | None, requires_grad: bool) -> Tensor:

@@ -1,8 +1,8 @@
 """What the recurrent ops share: all that lies outside the pointwise step of a cell.
 
-Around the time loop there are two large products, `project_inputs` before it and the gradients of
-the weights after it. Inside it, between one step and the next, there is *the state on its way*, and
-two things may happen to it:
+Around the time loop there are the large products: the `projections` of the inputs, made ahead of
+it, and the gradients of the weights after it. Inside it, between one step and the next, there is
+*the state on its way*, and two things may happen to it:
 
 A row of a batch may **end** before the others do. From then on its state stays what it is,
 
@@ -120,14 +120,15 @@ def limit_columns(g: Array, limit: float) -> None:
 
 
 def blocks(T: int, numbers: int) -> list[slice]:
-    """The steps in blocks, first to last; `numbers` is what one step has of the largest array.
+    """The steps in blocks, first to last and at least one; `numbers` is what a step has of the
+    largest array.
 
     What needs no state of the step before is done for a whole block at once: for all steps of a
     small layer, where a call costs more than the arithmetic in it, and step by step for a large
     one, whose arrays would not stay in the cache until the loop gets to them.
     """
     size = max(1, BLOCK // max(1, numbers))
-    return [slice(t, min(t + size, T)) for t in range(0, T, size)]
+    return [slice(t, min(t + size, T)) for t in range(0, max(T, 1), size)]
 
 
 def projections(x: Array, ids: Array | None, w_ih: Array, bias: Array | None) -> Iterator[Array]:
@@ -146,7 +147,7 @@ def projections(x: Array, ids: Array | None, w_ih: Array, bias: Array | None) ->
     elif bias is not None:
         bias = tiled(bias, B)
     steps = blocks(T, len(w_ih) * B)
-    out = xp.empty((steps[0].stop if steps else 0, len(w_ih), B), dtype=x.dtype)
+    out = xp.empty((steps[0].stop, len(w_ih), B), dtype=x.dtype)
     for block in steps:
         made = out[: block.stop - block.start]
         if ids is not None:
@@ -220,12 +221,14 @@ def input_gradients(
     need_x, need_w, need_b = needs
     backend = backends.of(dz)
     dz = dz.reshape((len(dz), -1))  # (G, T*B), a view
-    rows = x.reshape((-1, x.shape[-1]))
     if ids is not None and (need_x or need_w):
         dz = backend.sum_columns(dz, ids.reshape(-1), len(x))  # (G, V), as projected
-        rows = _rows_read(rows, ids, ended) if need_w else rows
-    dx = backend.matmul(dz.T, w_ih).reshape(x.shape) if need_x else None
-    dw_ih = backend.matmul(dz, rows) if need_w else None
+    dx = dw_ih = None
+    if need_x:
+        dx = backend.matmul(dz.T, w_ih).reshape(x.shape)
+    if need_w:
+        rows = x.reshape((-1, x.shape[-1])) if ids is None else _rows_read(x, ids, ended)
+        dw_ih = backend.matmul(dz, rows)
     return dx, dw_ih, backend.sum_rows(dz) if need_b else None
 
 
