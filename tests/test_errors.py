@@ -48,7 +48,7 @@ LESSONS = {
         twice, tg.GraphFreedError, RuntimeError, ["sum", "()", "float32", "retain_graph=True"]),
     "a state carried over": (
         carried, tg.GraphFreedError, RuntimeError,
-        ["lstm", "(2, 6, 2, 4)", "float32", "state", "window", "state.detach()", "retain_graph"]),
+        ["lstm", "(7, 2, 4)", "float32", "state", "window", "state.detach()", "retain_graph"]),
     "a changed array": (
         changed, tg.SavedArrayChangedError, RuntimeError,
         ["multiply", "the input", "(2, 3)", "float32", "before optimizer.step()"]),

@@ -169,10 +169,12 @@ def test_a_window_of_no_steps_passes_the_state_through(backend, variant):
     op, _, options = VARIANTS[variant]
     tensors, biases = inputs_of(backend, op, np.random.default_rng(0), 0, 2, 3, 4)
     out = op(*tensors, *biases, **options)
-    assert out.shape[1:] == (1, 2, 4)
-    np.testing.assert_array_equal(backend.host(out[0, 0]), backend.host(tensors[1]))
+    states = tensors[1:-2]  # h_0, and of an LSTM c_0
+    assert out.shape == (len(states), 2, 4)
     out.sum().backward()
-    assert (backend.host(tensors[1].grad) == 1).all()
+    for end, start in zip(out, states, strict=True):
+        np.testing.assert_array_equal(backend.host(end), backend.host(start))
+        assert (backend.host(start.grad) == 1).all()
     assert not any(backend.host(b.grad).any() for b in biases)
 
 

@@ -204,12 +204,12 @@ PLANS = [
         IN_WINDOWS + "dtypes", "a kernel reads the bytes of one kind of number as another's"),
     gpu("window-time-order", "ops/window.py", "transpose((2, 0, 1))", "transpose((2, 1, 0))", FUSED,
         "steps and rows swapped"),
-    gpu("window-lstm-weight-kind", "ops/lstm.py", "states[0, :-1], dz", "states[1, :-1], dz", FUSED,
-        "dW_hh with the cell for the hidden state", of=2, nth=0),
+    gpu("window-lstm-weight-kind", "ops/lstm.py", "(h, _), _, _ = cache", "(_, h), _, _ = cache",
+        FUSED, "dW_hh with the cell for the hidden state"),
     gpu("window-ids-order", "ops/window.py", "ids.reshape(-1), axis=0", "ids.T.reshape(-1), axis=0",
         IN_WINDOWS + "ids", "steps and rows swapped"),
-    gpu("window-gru-weight-time", "ops/gru.py", "states[0, :-1], dz", "states[0, 1:], dz", FUSED,
-        "off by one in time: dW_hh with h_t for h_{t-1}", of=2, nth=0),
+    gpu("window-gru-weight-time", "ops/gru.py", "h[:-1], dz", "h[1:], dz", FUSED,
+        "off by one in time: dW_hh with h_t for h_{t-1}"),
 ]  # fmt: skip
 
 LAUNCHES = [

@@ -18,7 +18,7 @@ of pre-activations (T, B, SLOPES * H); the GRU has four of them for three gates 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,10 @@ class Window:
         w_hh: Array,
         b_ih: Array | None,
         b_hh: Array | None,
-        states: Array,
+        states: Sequence[Array],
         ended: Array | None,
     ) -> Array | None:
-        """Fill in `states` (S, T+1, B, H), of which [:, 0] is given.
+        """Fill in `states`, (T+1, B, H) each, of which the first are given: h, and an LSTM's c.
 
         `gates` (T, B, G) holds W_ih x_t and is overwritten with the activated gates. `ended` (T, B)
         is True where a row is over and its state stays. Returns the GRU's q (T, B, H), else None.
@@ -66,21 +66,21 @@ class Window:
 
     def backward(
         self,
-        g: Array,
+        g: Sequence[Array],
         gates: Array,
         w_hh: Array,
-        states: Array,
+        states: Sequence[Array],
         q: Array | None,
         ended: Array | None,
     ) -> tuple[Array, Array]:
-        """From g, the gradient of all states, back to slopes and to the first states.
+        """From g, the gradients of all `states`, back to slopes and to the first states.
 
         Returns the gradients of the pre-activations (T, B, SLOPES * H), and of the first states
         (S, B, H).
         """
         T, B = gates.shape[:2]
         H, xp, lstm = w_hh.shape[1], self.device.xp, self.cell == "lstm"
-        g, w_hh, ended = self._whole(g), self._whole(w_hh), self._mask(ended, T, B)
+        g, w_hh, ended = [*map(self._whole, g)], self._whole(w_hh), self._mask(ended, T, B)
         slopes = xp.empty((T, B, self.n_slopes * H), dtype=gates.dtype)
         carry = xp.empty((2, B, H), dtype=gates.dtype)
         c, dc = (states[1], g[1]) if lstm else (None, None)

@@ -81,7 +81,7 @@ class Cell(Module):
             new = [kind[-1] for kind in found.states]
         else:
             trajectory = type(self).op(window, *states, *weights.values(), **self._options())
-            new = [trajectory[kind, -1] for kind in range(self.kinds)]
+            new = [trajectory[1 + kind] for kind in range(self.kinds)]  # h_1, c_1
         return [squeeze(s, 0) for s in new] if single else new
 
     def _checked(self, x: Tensor, states: list[Any] | None) -> list[Any]:

@@ -74,7 +74,7 @@ def look_behind(states: Sequence[Any], T: int, layer: str) -> Behind:
 def _search(stack: list[Any]) -> Behind:
     """The most that a recurrent layer wrote on a node near by.
 
-    Two or three nodes cut a state out of its trajectory; behind one that says what is behind it
+    Three or four nodes cut a state out of its trajectory; behind one that says what is behind it
     nothing is searched.
     """
     seen: set[Any] = set()

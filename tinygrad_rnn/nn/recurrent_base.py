@@ -105,7 +105,7 @@ class Recurrent(Module):
     def _window(
         self, x: Any, ids: Any, states: list[Any], suffix: str, lengths: Lengths | None
     ) -> Any:
-        """The trajectory (kinds, T+1, B, H) of one layer in one direction."""
+        """One layer in one direction: h_0 .. h_T, and of an LSTM c_T, (T + kinds, B, H)."""
         if self.impl not in IMPLS:
             raise DataError(f"{self._name}: impl is {self.impl!r}, needed one of {IMPLS}")
         op, weights = type(self).op, list(self._weights(suffix).values())
@@ -168,8 +168,9 @@ class Recurrent(Module):
                     trajectory = self._window(x, ids, before, suffix, lengths)
                     if behind and isinstance(trajectory._node, FusedNode):
                         trajectory._node.behind = behind
-                    y = trajectory[0, 1:]  # (T, B, H)
-                    ends.append(trajectory[:, -1:])
+                    T = len(trajectory) - self.kinds
+                    y = trajectory[1 : T + 1]  # (T, B, H)
+                    ends.append(expand_dims(trajectory[T:], 1))
                 y = y if lengths is None else lengths.blank(y)
                 outputs.append(turn(y, lengths) if d == 1 else y)
             x, ids = outputs[0] if len(outputs) == 1 else concat(outputs, -1), None

@@ -47,7 +47,7 @@ from tinygrad_rnn.ops.sequence import (
     tiled,
     transposed,
 )
-from tinygrad_rnn.ops.shape import expand_dims, matrix_transpose, split, stack
+from tinygrad_rnn.ops.shape import matrix_transpose, split, stack
 from tinygrad_rnn.ops.window import is_window, own_window, run_window, window_gradients
 
 
@@ -88,7 +88,7 @@ def specification(
         ids, ended, limit, impl: as in `ops/rnn.py`.
 
     Returns:
-        (1, T+1, B, H): h_0, h_1, ..., h_T.
+        (T+1, B, H): h_0, h_1, ..., h_T.
     """
     x = x if ids is None else take(x, ids, 0)
     states = [h0]
@@ -96,7 +96,7 @@ def specification(
         h = arriving(states[-1], limit)
         now = step(x[t], h, w_ih, w_hh, b_ih, b_hh)
         states.append(held(now["h"], states[-1], ended, t))
-    return expand_dims(stack(states), 0)
+    return stack(states)
 
 
 @fused(spec=specification, gates="rzn", fresh=True)
@@ -132,7 +132,7 @@ def gru(
         activate(gate, x_t, bias_q, h_before, h_t)
         if ended is not None:
             hold(h_t, h_before, ended[t])
-    states = xp.ascontiguousarray(h.transpose((0, 2, 1)))[None]  # (1, T+1, B, H)
+    states = xp.ascontiguousarray(h.transpose((0, 2, 1)))  # (T+1, B, H)
     return states, ((x, w_ih, w_hh, states, h, gates) if keep else None)
 
 
@@ -179,14 +179,14 @@ def _(
     impl: str = "auto",
 ) -> tuple[Any, ...]:
     if is_window(cache):
-        _, x, w_ih, _, states, _, _ = cache
+        _, x, w_ih, _, (h,), _, _ = cache
         dz, (dh,) = window_gradients(g, cache, ended)
-        return _weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended, dh)
+        return _weight_gradients(x, ids, h[:-1], dz, w_ih, needs, ended, dh)
     x, w_ih, w_hh, states, h, gates = cache
     xp, (H, B), T = namespace(x), h.shape[1:], len(gates)
     dz = xp.empty((4, H, T, B), dtype=x.dtype)  # the gradients of n, r, z before activation; of q
     w_hh_t = transposed(w_hh, B)
-    outside = g[0].transpose((0, 2, 1))  # (T+1, H, B): what reaches every state from the loss
+    outside = g.transpose((0, 2, 1))  # (T+1, H, B): what reaches every state from the loss
     dh = outside[-1].copy(order="C")
     through = xp.empty((H, B), dtype=x.dtype)
     for block in reversed(blocks(T, 4 * H * B)):
@@ -208,7 +208,7 @@ def _(
             dh += from_loss
         dz[:, :, block] = slopes.transpose((1, 2, 0, 3))
     dz = dz.reshape((4 * H, T, B))
-    return _weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended, dh.T)
+    return _weight_gradients(x, ids, states[:-1], dz, w_ih, needs, ended, dh.T)
 
 
 def local_slopes(gates: Array, h_before: Array) -> Array:

@@ -82,7 +82,8 @@ def specification(
         ids, ended, limit, impl: as in `ops/rnn.py`.
 
     Returns:
-        (2, T+1, B, H): h_0 .. h_T, and c_0 .. c_T.
+        (T+2, B, H): h_0, h_1, ..., h_T, and behind them c_T. What the cell held before is nobody's
+        business outside (`record=True` shows it), and would cost as much again to hand out.
     """
     x = x if ids is None else take(x, ids, 0)
     hs, cs = [h0], [c0]
@@ -91,7 +92,7 @@ def specification(
         now = step(x[t], h, c, w_ih, w_hh, b_ih, b_hh)
         hs.append(held(now["h"], hs[-1], ended, t))
         cs.append(held(now["c"], cs[-1], ended, t))
-    return stack([stack(hs), stack(cs)])
+    return stack([*hs, cs[-1]])
 
 
 @fused(spec=specification, gates="ifgo", fresh=True)
@@ -117,8 +118,7 @@ def lstm(
     xp = namespace(x)
     T, B = x.shape[:2] if ids is None else ids.shape
     H = w_hh.shape[1]
-    kept = xp.empty((2, T + 1, H, B), dtype=x.dtype)
-    h, c = kept  # (T+1, H, B) each
+    h, c = xp.empty((2, T + 1, H, B), dtype=x.dtype)
     h[0], c[0] = h0.T, c0.T
     gates = xp.empty((T if keep else 1, 4, H, B), dtype=x.dtype)
     inputs = projections(x, ids, w_ih, None if b_ih is None else b_ih + b_hh)
@@ -129,9 +129,11 @@ def lstm(
         z += x_t
         activate(gate, c_before, c_t, h_t)
         if ended is not None:
-            hold(kept[:, t + 1], kept[:, t], ended[t])
-    states = xp.ascontiguousarray(kept.transpose((0, 1, 3, 2)))  # (2, T+1, B, H)
-    return states, ((x, w_ih, w_hh, states, c, gates) if keep else None)
+            hold(h_t, h_before, ended[t])
+            hold(c_t, c_before, ended[t])
+    out = xp.empty((T + 2, B, H), dtype=x.dtype)
+    out[:-1], out[-1] = h.transpose((0, 2, 1)), c[-1].T
+    return out, ((x, w_ih, w_hh, out, c, gates) if keep else None)
 
 
 def activate(gates: Array, c_before: Array, c: Array, h: Array) -> None:
@@ -169,16 +171,16 @@ def _(
     impl: str = "auto",
 ) -> tuple[Any, ...]:
     if is_window(cache):
-        _, x, w_ih, _, states, _, _ = cache
+        _, x, w_ih, _, (h, _), _, _ = cache
         dz, (dh, dc) = window_gradients(g, cache, ended)
-        dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
+        dx, dw_ih, dw_hh, db = weight_gradients(x, ids, h[:-1], dz, w_ih, needs, ended)
         return dx, dh, dc, dw_ih, dw_hh, db, db
-    x, w_ih, w_hh, states, c, gates = cache
+    x, w_ih, w_hh, out, c, gates = cache
     xp, (H, B), T = namespace(x), c.shape[1:], len(gates)
     dz = xp.empty((4, H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
     w_hh_t = transposed(w_hh, B)
-    outside = g.transpose((1, 0, 3, 2))  # (T+1, 2, H, B): what reaches h_t and c_t from the loss
-    d = outside[-1].copy(order="C")
+    outside = g.transpose((0, 2, 1))  # (T+2, H, B): what reaches the states from the loss
+    d = outside[-2:].copy(order="C")
     dh, dc = d  # views
     through_h = xp.empty((H, B), dtype=x.dtype)
     for block in reversed(blocks(T, 4 * H * B)):
@@ -200,10 +202,10 @@ def _(
                 limit_columns(dc, limit)
             if ended is not None:
                 hold(d, by, ended[t])  # not a sum: 0 times an infinite weight is NaN
-            d += from_loss
+            dh += from_loss
         dz[:, :, block] = slopes.transpose((1, 2, 0, 3))
     dz = dz.reshape((4 * H, T, B))
-    dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
+    dx, dw_ih, dw_hh, db = weight_gradients(x, ids, out[:-2], dz, w_ih, needs, ended)
     return dx, dh.T, dc.T, dw_ih, dw_hh, db, db
 
 

@@ -40,7 +40,7 @@ from tinygrad_rnn.ops.sequence import (
     transposed,
     weight_gradients,
 )
-from tinygrad_rnn.ops.shape import expand_dims, matrix_transpose, stack
+from tinygrad_rnn.ops.shape import matrix_transpose, stack
 from tinygrad_rnn.ops.window import is_window, own_window, run_window, window_gradients
 
 
@@ -82,7 +82,7 @@ def specification(
         impl: how a GPU runs the loop (`backends/window.py`); the result is the same.
 
     Returns:
-        (1, T+1, B, H): h_0, h_1, ..., h_T. The leading 1 is the number of kinds of state.
+        (T+1, B, H): h_0, h_1, ..., h_T.
     """
     x = x if ids is None else take(x, ids, 0)
     states = [h0]
@@ -90,7 +90,7 @@ def specification(
         h = arriving(states[-1], limit)
         now = step(x[t], h, w_ih, w_hh, b_ih, b_hh, nonlinearity=nonlinearity)
         states.append(held(now["h"], states[-1], ended, t))
-    return expand_dims(stack(states), 0)
+    return stack(states)
 
 
 @fused(spec=specification, fresh=True)
@@ -127,7 +127,7 @@ def rnn(
             xp.maximum(h_t, 0, out=h_t)
         if ended is not None:
             hold(h_t, h_before, ended[t])
-    states = xp.ascontiguousarray(h.transpose((0, 2, 1)))[None]  # (1, T+1, B, H)
+    states = xp.ascontiguousarray(h.transpose((0, 2, 1)))  # (T+1, B, H)
     return states, ((x, w_ih, w_hh, states, h) if keep else None)
 
 
@@ -144,15 +144,15 @@ def _(
     impl: str = "auto",
 ) -> tuple[Any, ...]:
     if is_window(cache):
-        _, x, w_ih, _, states, _, _ = cache
+        _, x, w_ih, _, (h,), _, _ = cache
         dz, (dh,) = window_gradients(g, cache, ended)
-        dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
+        dx, dw_ih, dw_hh, db = weight_gradients(x, ids, h[:-1], dz, w_ih, needs, ended)
         return dx, dh, dw_ih, dw_hh, db, db
     x, w_ih, w_hh, states, h = cache
     xp, (H, B), T = namespace(x), h.shape[1:], len(h) - 1
     dz = xp.empty((H, T, B), dtype=x.dtype)  # the gradient of every pre-activation
     w_hh_t = transposed(w_hh, B)
-    outside = g[0].transpose((0, 2, 1))  # (T+1, H, B): what reaches every state from the loss
+    outside = g.transpose((0, 2, 1))  # (T+1, H, B): what reaches every state from the loss
     dh = outside[-1].copy(order="C")
     for block in reversed(blocks(T, H * B)):
         slopes = local_slopes(h[1:][block], nonlinearity)
@@ -172,7 +172,7 @@ def _(
                 hold(dh, by, ended[t])  # not a sum: 0 times an infinite weight is NaN
             dh += from_loss
         dz[:, block] = slopes.transpose((1, 0, 2))
-    dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[0, :-1], dz, w_ih, needs, ended)
+    dx, dw_ih, dw_hh, db = weight_gradients(x, ids, states[:-1], dz, w_ih, needs, ended)
     return dx, dh.T, dw_ih, dw_hh, db, db
 
 

@@ -62,10 +62,14 @@ def run_window(
     ended: Array | None,
     keep: bool,
 ) -> tuple[Array, Any]:
-    """The states (S, T+1, B, H), and the cache of `window_gradients`."""
+    """h_0 .. h_T, and of an LSTM c_T, (T+S, B, H) for S kinds of state; and the cache of
+    `window_gradients`, which has all states.
+    """
     xp, backend = namespace(x), backends.of(x)
     T, B = x.shape[:2] if ids is None else ids.shape
-    states = xp.empty((len(starts), T + 1, *starts[0].shape), dtype=x.dtype)
+    out = xp.empty((T + len(starts), *starts[0].shape), dtype=x.dtype)
+    cells = [xp.empty_like(out[: T + 1]) for _ in starts[1:]]
+    states = (out[: T + 1], *cells)  # (T+1, B, H) each
     for state, start in zip(states, starts, strict=True):
         state[0] = start
     if ids is None:
@@ -74,7 +78,9 @@ def run_window(
         gates = xp.take(backend.matmul(x, w_ih.T), ids.reshape(-1), axis=0)
     gates = gates.reshape((T, B, -1))
     q = window.forward(gates, w_hh, b_ih, b_hh, states, ended)
-    return states, (window, x, w_ih, w_hh, states, gates, q) if keep else None
+    for cell in cells:
+        out[-1] = cell[-1]
+    return out, (window, x, w_ih, w_hh, states, gates, q) if keep else None
 
 
 def is_window(cache: Any) -> bool:
@@ -91,5 +97,10 @@ def window_gradients(g: Array, cache: Any, ended: Array | None) -> tuple[Array, 
     first states (S, B, H).
     """
     window, _, _, w_hh, states, gates, q = cache
-    slopes, starts = window.backward(g, gates, w_hh, states, q, ended)
+    T = len(gates)
+    outside = [g[: T + 1]]  # what reaches each state from the loss
+    for cell in states[1:]:
+        outside.append(namespace(g).zeros_like(cell))
+        outside[-1][-1] = g[-1]
+    slopes, starts = window.backward(outside, gates, w_hh, states, q, ended)
     return slopes.transpose((2, 0, 1)), starts
