@@ -47,7 +47,7 @@ ifneq ($(call usable,$(CUPY)),usable)
 $(CUPY)/.root: remake
 endif
 
-.PHONY: help demo test test-cupy test-gpu data nightly mutants lint bench bench-gpu clean remake
+.PHONY: help demo test test-cupy test-gpu data nightly mutants lint bench growth where bench-gpu clean remake
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -89,6 +89,12 @@ lint: $(VENV)/.stamp-lint  ## check style, types, spelling and the repository it
 
 bench: $(VENV)/.stamp-bench  ## time everything on the CPU beside PyTorch and JAX (15 minutes)
 	$(BIN)/python -m benchmarks.cpu $(ARGS)
+
+growth: $(VENV)/.stamp-bench  ## see time and memory of a step grow with T, B and H (12 minutes)
+	$(BIN)/python -m benchmarks.growth $(ARGS)
+
+where: $(VENV)/.stamp-bench  ## see where the time of a step goes, with Linux's sampler perf
+	$(BIN)/python -m benchmarks.where $(ARGS)
 
 bench-gpu:  ## time training on a GPU beside PyTorch, and write benchmarks/results/gpu.md
 	$(GPU_PYTHON) -m benchmarks.gpu --write $(ARGS)

@@ -37,7 +37,10 @@ from benchmarks.gpu_watch import Report
 from benchmarks.task_runs import machine
 
 RESULTS = Path(__file__).parent / "results" / "cpu.md"
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_FLAGS")
+THREADS = (  # and, the last two, with which kernels
+    *("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_FLAGS"),
+    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
+)
 FRESH_TURNS = {"memory": 2, "import": 7}  # a turn of these is a start of every framework
 
 INTRODUCTION = """\
@@ -67,6 +70,9 @@ temperature 0) must agree to 2e-5 before anything is timed. float32 throughout.
   compiled scan over the whole text.
 - **Peak memory** is what three steps of a new model add to a process that has done a tiny step:
   activations, gradients, Adam's moments, and what the allocator keeps.
+- **Kernels**: the line below names those that NumPy's OpenBLAS took for its products. A set
+  `OPENBLAS_CORETYPE` overrides its choice, and may halve the speed; `python -m threadpoolctl -i
+  numpy` shows it as `architecture`.
 """
 
 
@@ -75,10 +81,11 @@ class Page(Report):
     """The page of the CPU: the same report with an introduction of its own, and one line more."""
 
     facts: str = ""
+    introduction: str = INTRODUCTION
 
     def markdown(self) -> str:
         command, _, rest = super().markdown().removeprefix(OF_THE_GPU).lstrip().partition("\n")
-        return f"{INTRODUCTION}\n{command}\n\n{self.facts}\n{rest}"
+        return f"{self.introduction}\n{command}\n\n{self.facts}\n{rest}"
 
 
 def parser() -> argparse.ArgumentParser:

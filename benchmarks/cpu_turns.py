@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from benchmarks.cpu_worker import OURS
+from benchmarks.cpu_worker import ONE_THREAD, OURS
 from benchmarks.gpu_table import turns_for
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +33,7 @@ TOLERANCE = 2e-5  # relative: float32 rounds to 6e-8; of a reset gate without gr
 TURN = 0.1  # seconds of a turn, about; at least one run
 RUNS = 200  # in a turn, at most
 LONG = 0.1  # seconds; what takes longer needs no run to warm up the caches in every turn
-PAUSE = 0.03  # seconds between turns: BLAS threads spin for some 20 ms after their last product
+PAUSE = 0.15  # seconds between turns: OpenBLAS's threads spin for 0.1 s after their last product
 
 
 class PeerError(RuntimeError):
@@ -40,12 +41,15 @@ class PeerError(RuntimeError):
 
 
 class Peer:
-    """The near end of a peer's process."""
+    """The near end of a peer's process; "floor, one thread" is the floor with a BLAS of one."""
 
     def __init__(self, who: str, module: str = "benchmarks.cpu_worker") -> None:
-        command = [sys.executable, "-m", module, who]
+        command = [sys.executable, "-m", module, who.removesuffix(ONE_THREAD)]
+        settings = {"OPENBLAS_NUM_THREADS": "1"} if who.endswith(ONE_THREAD) else {}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=os.environ | settings
+        )
 
     def ask(self, **request: Any) -> dict[str, Any]:
         if self.process.stdin is None or self.process.stdout is None:

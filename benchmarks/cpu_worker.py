@@ -26,6 +26,7 @@ from benchmarks import peers, peers_floor, peers_parts, peers_small
 OURS, ROWS_FIRST, TORCH, JAX, FLOOR = "tinygrad_rnn", "rows first", "PyTorch", "JAX", "floor"
 PACKAGES = {OURS: "tinygrad_rnn", ROWS_FIRST: "tinygrad_rnn", TORCH: "torch", JAX: "jax",
             FLOOR: "numpy"}  # fmt: skip
+ONE_THREAD = ", one thread"  # behind a name: its BLAS computes with one (`cpu_turns.Peer`)
 TINY = {"T": 2, "B": 1, "V": 5, "H": 8}
 
 

@@ -189,8 +189,24 @@ class Copy(Task):
         return []
 
 
+class Pointwise(Task):
+    """One pointwise op from two arrays into a third, over and over: how fast numbers arrive."""
+
+    def __init__(self, elements: int) -> None:
+        self.arrays = [np.ones(elements, np.float32) for _ in range(3)]
+
+    def run(self) -> None:
+        a, b, out = self.arrays
+        np.multiply(a, b, out=out)
+
+    def check(self) -> list[float]:
+        return []
+
+
 TASKS = {
     "step": lambda **size: Products(step_products(Size(**size))),
+    "product": lambda m, k, n: Products([Product(m, k, n)]),  # these two: `growth_notes.py`
+    "pointwise": Pointwise,
     "layer": lambda backward, **size: Products(
         recurrent_products(Size(**size), size["T"] * size["B"], backward=backward)
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import os
 import platform
 import re
@@ -86,11 +87,31 @@ def machine() -> str:
     if info.exists() and (names := re.findall(r"model name\s*: (.*)", info.read_text())):
         cpu = names[0]
     threads = os.environ.get("OPENBLAS_NUM_THREADS", "all")
+    kernels = f", kernels: {found}" if (found := blas_kernels()) else ""
     return (
         f"{dt.date.today()}; {os.cpu_count()} cores of {cpu}, load {os.getloadavg()[0]:.1f}, BLAS "
-        f"threads: {threads}; Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"threads: {threads}{kernels}; Python {platform.python_version()}, NumPy {np.__version__}, "
         f"tinygrad_rnn {tg.__version__}"
     )
+
+
+def blas_kernels() -> str:
+    """The products that NumPy's BLAS chose for this processor, as 'OpenBLAS SkylakeX'.
+
+    OpenBLAS has a set of them for each kind of processor; the wrong one can cost half the speed,
+    and nothing says so. Empty where threadpoolctl is missing, or the library does not tell.
+    """
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return ""
+    import threadpoolctl
+
+    names = {"openblas": "OpenBLAS", "blis": "BLIS"}
+    found = [
+        f"{names.get(each['internal_api'], each['internal_api'])} {each['architecture']}"
+        for each in threadpoolctl.threadpool_info()
+        if each["user_api"] == "blas" and each.get("architecture")
+    ]
+    return found[0] if found else ""
 
 
 # ---- character models on a text ------------------------------------------------------------------

@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import cpu, cpu_rows, cpu_turns, peers_floor
+from benchmarks import cpu, cpu_fresh, cpu_rows, cpu_turns, peers_floor, task_runs
 from benchmarks.cpu_fresh import import_seconds, in_turn, peak_bytes
 from benchmarks.cpu_rows import SECTIONS, SIZES, Row, cells, headers, rows
 from benchmarks.cpu_turns import Outcome, PeerError, Peers, compare, difference, order, pace
-from benchmarks.cpu_worker import FLOOR, JAX, OURS, ROWS_FIRST, TORCH, Worker, tasks
+from benchmarks.cpu_worker import FLOOR, JAX, ONE_THREAD, OURS, ROWS_FIRST, TORCH, Worker, tasks
 from benchmarks.gpu_table import Window, layer_work
 from benchmarks.peers import Size
 from benchmarks.peers_floor import Product, layouts, recurrent_products, step_products
@@ -287,6 +287,72 @@ def test_memory_and_import_are_measured_in_fresh_processes():
     assert 0 < import_seconds(OURS) < 60
     with pytest.raises(PeerError, match="its process ended with code 1"):
         peak_bytes("nobody", size)
+
+
+def test_an_import_is_measured_with_bytecode_whatever_is_set(monkeypatch):
+    seen = {}
+
+    def answer(command, *, env, **rest):
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0, stdout="0.25\n", stderr="")
+
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONHASHSEED", "3")
+    monkeypatch.setattr(cpu_fresh.subprocess, "run", answer)
+    assert import_seconds(OURS) == 0.25
+    assert "PYTHONDONTWRITEBYTECODE" not in seen
+    assert seen["PYTHONHASHSEED"] == "3"  # the rest is passed on
+
+
+def test_a_peer_of_one_thread_is_the_same_program_with_one_blas_thread(monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        cpu_turns.subprocess, "Popen", lambda command, env, **_: started.append((command, env))
+    )
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    for who in (FLOOR, FLOOR + ONE_THREAD):
+        cpu_turns.Peer(who)
+    (command, env), (alone, its_env) = started
+    assert alone == command
+    assert its_env == env | {"OPENBLAS_NUM_THREADS": "1"}
+    assert "OPENBLAS_NUM_THREADS" not in env
+
+
+# ---- what the page says of the machine -----------------------------------------------------------
+
+
+class Pools:
+    """A threadpoolctl that knows these libraries."""
+
+    def __init__(self, *found):
+        self.threadpool_info = lambda: list(found)
+
+
+OPENMP = {"user_api": "openmp", "internal_api": "openmp"}
+OPENBLAS = {"user_api": "blas", "internal_api": "openblas", "architecture": "Zen"}
+
+
+@pytest.mark.parametrize(
+    ("pools", "said"),
+    [
+        (Pools(OPENMP, OPENBLAS), "OpenBLAS Zen"),
+        (Pools(OPENMP, {"user_api": "blas", "internal_api": "mkl"}), ""),  # does not tell
+        (Pools(), ""),
+        (None, ""),  # not installed
+    ],
+)
+def test_the_kernels_of_blas_are_named_where_they_can_be(monkeypatch, pools, said):
+    spec = None if pools is None else "found"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.setitem(sys.modules, "threadpoolctl", pools)
+    assert task_runs.blas_kernels() == said
+    assert ("kernels: OpenBLAS Zen; Python" in task_runs.machine()) == bool(said)
+
+
+@pytest.mark.parametrize("name", ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_NUM_THREADS"])
+def test_a_setting_that_changes_the_products_is_on_the_page(monkeypatch, name):
+    monkeypatch.setenv(name, "128")
+    assert f"{name}=128" in cpu.facts([]).partition("; set for all: ")[2].split()
 
 
 def test_the_page_names_what_is_missing_and_has_a_row_for_what_is_there(
